@@ -1,0 +1,107 @@
+// TensorView: how a caller shows a tensor to the library. A view owns nothing.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+
+namespace gdn {
+
+enum class DType : uint8_t { kF32, kBF16, kF16, kI32, kI64, kBool };
+
+// Bytes of one element.
+constexpr int64_t size_of(DType dtype) {
+  switch (dtype) {
+    case DType::kF32:
+    case DType::kI32:
+      return 4;
+    case DType::kBF16:
+    case DType::kF16:
+      return 2;
+    case DType::kI64:
+      return 8;
+    case DType::kBool:
+      return 1;
+  }
+  return 0;
+}
+
+constexpr const char* name_of(DType dtype) {
+  switch (dtype) {
+    case DType::kF32:
+      return "float32";
+    case DType::kBF16:
+      return "bfloat16";
+    case DType::kF16:
+      return "float16";
+    case DType::kI32:
+      return "int32";
+    case DType::kI64:
+      return "int64";
+    case DType::kBool:
+      return "bool";
+  }
+  return "?";
+}
+
+enum class DeviceType : uint8_t { kCPU, kCUDA };
+
+// Pointer, dtype, device, shape and strides (in elements) of a tensor. A default-constructed view
+// is "not given". Inputs are never written through their view, whatever the constness of the
+// pointer.
+struct TensorView {
+  static constexpr int kMaxRank = 6;
+
+  void* data = nullptr;
+  DType dtype = DType::kF32;
+  DeviceType device = DeviceType::kCPU;
+  int rank = -1;  // -1: not given
+  int64_t shape[kMaxRank] = {};
+  int64_t strides[kMaxRank] = {};
+
+  TensorView() = default;
+
+  // A contiguous tensor on the CPU. At most kMaxRank axes; a longer list gives a view of rank
+  // kMaxRank + 1, which every operator refuses.
+  TensorView(const void* pointer, DType type, std::initializer_list<int64_t> extents)
+      : data(const_cast<void*>(pointer)), dtype(type), rank(static_cast<int>(extents.size())) {
+    if (rank > kMaxRank) {
+      rank = kMaxRank + 1;
+      return;
+    }
+    int i = 0;
+    for (int64_t extent : extents) shape[i++] = extent;
+    int64_t stride = 1;
+    for (i = rank - 1; i >= 0; --i) {
+      strides[i] = stride;
+      stride *= shape[i] > 1 ? shape[i] : 1;
+    }
+  }
+  TensorView(const float* pointer, std::initializer_list<int64_t> extents)
+      : TensorView(pointer, DType::kF32, extents) {}
+  TensorView(const int32_t* pointer, std::initializer_list<int64_t> extents)
+      : TensorView(pointer, DType::kI32, extents) {}
+  TensorView(const int64_t* pointer, std::initializer_list<int64_t> extents)
+      : TensorView(pointer, DType::kI64, extents) {}
+  TensorView(const bool* pointer, std::initializer_list<int64_t> extents)
+      : TensorView(pointer, DType::kBool, extents) {}
+
+  // The same tensor with other strides (in elements), one per axis.
+  TensorView with_strides(std::initializer_list<int64_t> new_strides) const {
+    TensorView view = *this;
+    int i = 0;
+    for (int64_t stride : new_strides) {
+      if (i < kMaxRank) view.strides[i++] = stride;
+    }
+    return view;
+  }
+
+  bool given() const { return rank >= 0; }
+  int64_t size() const {
+    int64_t n = 1;
+    for (int i = 0; i < rank && i < kMaxRank; ++i) n *= shape[i];
+    return n;
+  }
+};
+
+}  // namespace gdn

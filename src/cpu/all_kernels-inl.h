@@ -1,0 +1,52 @@
+// Every kernel, compiled for the instruction set of the target file that includes this.
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "cpu/fpmode.h"
+#include "cpu/kernels.h"
+#include "problem.h"
+// Each of the following opens the instruction set's namespace itself; the order matters.
+#include "cpu/simd-inl.h"
+//
+#include "cpu/l2norm-inl.h"
+//
+#include "cpu/gating-inl.h"
+//
+#include "cpu/chunk-inl.h"
+//
+#include "cpu/recurrent-inl.h"
+//
+#include "cpu/replay-inl.h"
+//
+#include "cpu/solve_tril-inl.h"
+
+GDN_BEFORE_KERNELS()
+namespace gdn::cpu::GDN_ISA {
+
+constexpr Kernels make_kernels(const char* name, const char* description, bool (*supported)()) {
+  return {
+      .name = name,
+      .description = description,
+      .supported = supported,
+      .chunk_scratch = &chunk_scratch,
+      .chunk = &chunk,
+      .chunk_bf16_scratch = nullptr,
+      .chunk_bf16 = nullptr,
+      .recurrent_scratch = &recurrent_scratch,
+      .recurrent = &recurrent,
+      .replay_scratch = &replay_scratch,
+      .replay = &replay,
+      .gating = &gating,
+      .l2norm = &l2norm,
+      .solve_tril_scratch = &solve_tril_scratch,
+      .solve_tril = &solve_tril,
+  };
+}
+
+}  // namespace gdn::cpu::GDN_ISA
+GDN_AFTER_KERNELS()

@@ -1,0 +1,215 @@
+// The CPU backend: which instruction set runs a shape, how the work is cut into tasks, and the
+// loops over them.
+#include <algorithm>
+#include <vector>
+
+#include "backend.h"
+#include "cpu/fpmode.h"
+#include "cpu/kernels.h"
+
+namespace gdn {
+namespace {
+
+using cpu::Kernels;
+using cpu::Split;
+
+std::span<const KernelInfo> list_kernels() {
+  static const std::vector<KernelInfo> list = [] {
+    std::vector<KernelInfo> infos;
+    for (const Kernels* target : cpu::targets()) {
+      infos.push_back({"cpu", target->name, target->description, target->supported()});
+    }
+    return infos;
+  }();
+  return list;
+}
+
+// The target of that name, or the preferred one that this machine supports.
+const Kernels* choose(std::string_view name) {
+  const auto infos = list_kernels();
+  for (size_t i = 0; i < infos.size(); ++i) {
+    if (name.empty() ? infos[i].supported : infos[i].name == name) return cpu::targets()[i];
+  }
+  return nullptr;
+}
+
+const Kernels& kernels_of(const Plan& plan) { return *choose(plan.kernel); }
+
+Split split_of(const Shape& shape, const Plan& plan) {
+  return {shape.heads, shape.value_heads / shape.heads, shape.V, plan.parts};
+}
+
+// Tasks per worker that dynamic scheduling wants, so that the last ones to finish differ little.
+constexpr int64_t kTasksPerWorker = 4;
+
+// Into how many parts a group of value heads is split: one, unless sequences and heads are too few
+// to keep the workers busy.
+int64_t parts_for(const Shape& shape, int workers) {
+  const int64_t whole = std::max<int64_t>(1, shape.sequences * shape.heads);
+  if (workers <= 1 || whole >= kTasksPerWorker * workers) return 1;
+  const int64_t units = shape.value_heads / shape.heads * cpu::units_of(shape.V);
+  return std::clamp<int64_t>((kTasksPerWorker * workers + whole - 1) / whole, 1, units);
+}
+
+// Elements of an elementwise operator that are worth a task.
+constexpr int64_t kElementsPerTask = 1 << 14;
+
+int64_t rows_per_task(int64_t row_elements) {
+  return std::max<int64_t>(1, kElementsPerTask / std::max<int64_t>(1, row_elements));
+}
+
+int64_t row_tasks(int64_t rows, int64_t row_elements) {
+  const int64_t per_task = rows_per_task(row_elements);
+  return (rows + per_task - 1) / per_task;
+}
+
+bool takes_bf16(const Shape& shape, const Kernels& kernels) {
+  const bool permitted = shape.compute == Compute::kBF16 ||
+                         (shape.compute == Compute::kAuto && shape.dtype == DType::kBF16);
+  return permitted && shape.dtype == DType::kBF16 && kernels.chunk_bf16 != nullptr;
+}
+
+constexpr int64_t kChunk = 16;  // of the fused kernels: fewest FLOPs, docs/design.md
+
+Status plan_cpu(const Shape& shape, const PlanRequest& request, Plan* plan) {
+  const Kernels* kernels = choose(request.kernel);
+  if (kernels == nullptr || !kernels->supported()) {
+    return {StatusCode::kUnsupported,
+            "kernel \"" + std::string(request.kernel) + "\" is not supported by this processor"};
+  }
+  plan->kernel = kernels->name;
+  plan->reason = request.kernel.empty() ? "the best that this processor supports" : "forced";
+  switch (shape.op) {
+    case Op::kChunk: {
+      plan->parts = parts_for(shape, request.workers);
+      plan->tasks = shape.sequences * shape.heads * plan->parts;
+      plan->chunk = kChunk;
+      const bool bf16 = takes_bf16(shape, *kernels);
+      plan->compute = bf16 ? Compute::kBF16 : Compute::kF32;
+      plan->workspace_bytes_per_worker =
+          (bf16 ? kernels->chunk_bf16_scratch : kernels->chunk_scratch)(shape,
+                                                                        split_of(shape, *plan));
+      break;
+    }
+    case Op::kRecurrent:
+      plan->parts = parts_for(shape, request.workers);
+      plan->tasks = shape.sequences * shape.heads * plan->parts;
+      plan->workspace_bytes_per_worker = kernels->recurrent_scratch(shape, split_of(shape, *plan));
+      break;
+    case Op::kReplayVerify:
+    case Op::kReplayCommit:
+      // One part: the records of a q/k head are read by all its value heads before they are
+      // replaced.
+      plan->tasks = shape.sequences * shape.heads;
+      plan->workspace_bytes_per_worker = kernels->replay_scratch(shape, split_of(shape, *plan));
+      break;
+    case Op::kGating:
+      plan->tasks = row_tasks(shape.tokens, shape.value_heads);
+      break;
+    case Op::kL2norm:
+      plan->tasks = row_tasks(shape.sequences, shape.K);
+      break;
+    case Op::kSolveTril:
+      plan->tasks = shape.sequences;
+      plan->workspace_bytes_per_worker = kernels->solve_tril_scratch(shape);
+      break;
+  }
+  return {};
+}
+
+// Rows of out past the last sequence.
+void zero_tail(const TokenTensor& out, const SequenceTable& sequences, const Shape& shape) {
+  const Sequence tail = sequences.tail();
+  for (int64_t t = 0; t < tail.length; ++t) {
+    for (int64_t head = 0; head < shape.value_heads; ++head) {
+      std::fill_n(out.at(tail, t, head), shape.V * size_of(out.dtype), std::byte{0});
+    }
+  }
+}
+
+Status run_chunk(const Call& call, const DeltaRuleProblem& problem) {
+  const Split split = split_of(problem.shape, call.plan);
+  const Kernels& kernels = kernels_of(call.plan);
+  const auto task_of = call.plan.compute == Compute::kBF16 ? kernels.chunk_bf16 : kernels.chunk;
+  call.for_each_task([&](int64_t task, int worker) {
+    const cpu::FlushDenormals mode;
+    task_of(problem, split, task, call.worker_workspace(worker));
+  });
+  zero_tail(problem.out, problem.sequences, problem.shape);
+  return {};
+}
+
+Status run_recurrent(const Call& call, const DeltaRuleProblem& problem) {
+  const Split split = split_of(problem.shape, call.plan);
+  const Kernels& kernels = kernels_of(call.plan);
+  call.for_each_task([&](int64_t task, int worker) {
+    const cpu::FlushDenormals mode;
+    kernels.recurrent(problem, split, task, call.worker_workspace(worker));
+  });
+  zero_tail(problem.out, problem.sequences, problem.shape);
+  return {};
+}
+
+Status run_replay(const Call& call, const ReplayProblem& problem) {
+  const Split split = split_of(problem.shape, call.plan);
+  const Kernels& kernels = kernels_of(call.plan);
+  call.for_each_task([&](int64_t task, int worker) {
+    const cpu::FlushDenormals mode;
+    kernels.replay(problem, split, task, call.worker_workspace(worker));
+  });
+  if (problem.verifies()) zero_tail(problem.out, problem.sequences, problem.shape);
+  return {};
+}
+
+// Runs rows(begin, end) over all rows.
+template <class Rows>
+void for_each_row_range(const Call& call, int64_t count, int64_t row_elements, const Rows& rows) {
+  const int64_t per_task = rows_per_task(row_elements);
+  call.for_each_task([&](int64_t task, int) {
+    const cpu::FlushDenormals mode;
+    rows(task * per_task, std::min(count, (task + 1) * per_task));
+  });
+}
+
+Status run_gating(const Call& call, const GatingProblem& problem) {
+  const Kernels& kernels = kernels_of(call.plan);
+  for_each_row_range(call, problem.shape.tokens, problem.shape.value_heads,
+                     [&](int64_t begin, int64_t end) { kernels.gating(problem, begin, end); });
+  return {};
+}
+
+Status run_l2norm(const Call& call, const L2normProblem& problem) {
+  const Kernels& kernels = kernels_of(call.plan);
+  for_each_row_range(call, problem.shape.sequences, problem.shape.K,
+                     [&](int64_t begin, int64_t end) { kernels.l2norm(problem, begin, end); });
+  return {};
+}
+
+Status run_solve_tril(const Call& call, const SolveTrilProblem& problem) {
+  const Kernels& kernels = kernels_of(call.plan);
+  call.for_each_task([&](int64_t task, int worker) {
+    const cpu::FlushDenormals mode;
+    kernels.solve_tril(problem, task, call.worker_workspace(worker));
+  });
+  return {};
+}
+
+}  // namespace
+
+const Backend& cpu_backend() {
+  static const Backend backend = {
+      .name = "cpu",
+      .device = DeviceType::kCPU,
+      .kernels = &list_kernels,
+      .plan = &plan_cpu,
+      .chunk = &run_chunk,
+      .recurrent = &run_recurrent,
+      .replay = &run_replay,
+      .gating = &run_gating,
+      .l2norm = &run_l2norm,
+      .solve_tril = &run_solve_tril,
+  };
+  return backend;
+}
+
+}  // namespace gdn

@@ -1,0 +1,22 @@
+// Included first by every target_*.cc: compiles Highway and the kernels for one instruction set by
+// pragmas around our own functions, never by -m flags, so that no inline standard function is
+// compiled for it (the linker could keep that copy for everyone). The file defines before:
+//   GDN_ISA           the namespace of this copy of the kernels, in gdn::cpu
+//   GDN_HWY_TARGET    the Highway target that the vector types come from
+//   GDN_ISA_FEATURES  further compiler features, ",avx512bf16" say; may be empty
+#pragma once
+
+#define HWY_BASELINE_TARGETS GDN_HWY_TARGET
+#define HWY_COMPILE_ONLY_STATIC
+
+#include <hwy/highway.h>
+// After highway.h.
+#include <hwy/contrib/math/math-inl.h>
+
+#if defined(HWY_TARGET_STR)
+#define GDN_BEFORE_KERNELS() HWY_PUSH_ATTRIBUTES(HWY_TARGET_STR GDN_ISA_FEATURES)
+#define GDN_AFTER_KERNELS() HWY_POP_ATTRIBUTES
+#else  // the compiler's own baseline: scalar, NEON on AArch64
+#define GDN_BEFORE_KERNELS()
+#define GDN_AFTER_KERNELS()
+#endif

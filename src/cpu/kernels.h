@@ -1,0 +1,91 @@
+// The CPU kernels of one instruction set: what a target file (target_avx2.cc, ...) provides.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "gdn/plan.h"
+#include "problem.h"
+
+namespace gdn::cpu {
+
+// V is split between tasks, and walked inside them, in units of 32 columns: a whole number of
+// vector tiles on every instruction set. No sum runs over V, so a split changes no bit.
+constexpr int64_t kUnit = 32;
+
+constexpr int64_t units_of(int64_t V) { return (V + kUnit - 1) / kUnit; }
+
+// How the work of a delta-rule operator is cut: a task is a sequence n, a q/k head, and a part of
+// the units of that head's group of value heads. (value head in the group, unit) pairs are numbered
+// head-major, part p has those from first_unit(p) to first_unit(p + 1).
+struct Split {
+  int64_t heads = 1;  // H
+  int64_t group = 1;  // HV / H
+  int64_t V = 1;
+  int64_t parts = 1;
+
+  struct Task {
+    int64_t n, head, part;
+  };
+  Task task(int64_t i) const { return {i / (heads * parts), i / parts % heads, i % parts}; }
+  int64_t first_unit(int64_t part) const { return group * units_of(V) * part / parts; }
+
+  // Calls body(value head, first column, end column) for every value head that a task has columns
+  // of.
+  template <class Body>
+  void for_each_range(const Task& task, const Body& body) const {
+    const int64_t units = units_of(V);
+    const int64_t end = first_unit(task.part + 1);
+    for (int64_t unit = first_unit(task.part); unit < end;) {
+      const int64_t in_group = unit / units;
+      const int64_t next = std::min(end, (in_group + 1) * units);
+      body(task.head * group + in_group, (unit - in_group * units) * kUnit,
+           std::min(V, (next - in_group * units) * kUnit));
+      unit = next;
+    }
+  }
+  // The most units that a part has.
+  int64_t max_units() const {
+    const int64_t all = group * units_of(V);
+    return (all + parts - 1) / parts;
+  }
+};
+
+// Every function runs one task in `scratch`, memory of the worker that is aligned to 64 bytes and
+// has the size the matching *_scratch function states. None throws.
+struct Kernels {
+  const char* name;
+  const char* description;
+  bool (*supported)();  // by this machine
+
+  size_t (*chunk_scratch)(const Shape& shape, const Split& split);
+  void (*chunk)(const DeltaRuleProblem& problem, const Split& split, int64_t task,
+                std::byte* scratch);
+  // The same with bfloat16 operands; nullptr where the instruction set has no such products.
+  size_t (*chunk_bf16_scratch)(const Shape& shape, const Split& split);
+  void (*chunk_bf16)(const DeltaRuleProblem& problem, const Split& split, int64_t task,
+                     std::byte* scratch);
+
+  size_t (*recurrent_scratch)(const Shape& shape, const Split& split);
+  void (*recurrent)(const DeltaRuleProblem& problem, const Split& split, int64_t task,
+                    std::byte* scratch);
+
+  size_t (*replay_scratch)(const Shape& shape, const Split& split);
+  void (*replay)(const ReplayProblem& problem, const Split& split, int64_t task,
+                 std::byte* scratch);
+
+  // Rows [begin, end) of the B * T tokens.
+  void (*gating)(const GatingProblem& problem, int64_t begin, int64_t end);
+  // Rows [begin, end) of the flattened leading axes.
+  void (*l2norm)(const L2normProblem& problem, int64_t begin, int64_t end);
+  // One matrix.
+  size_t (*solve_tril_scratch)(const Shape& shape);
+  void (*solve_tril)(const SolveTrilProblem& problem, int64_t matrix, std::byte* scratch);
+};
+
+// The instruction sets of this build, the preferred first; the last is supported everywhere.
+std::span<const Kernels* const> targets();
+
+}  // namespace gdn::cpu

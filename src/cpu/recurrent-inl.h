@@ -1,0 +1,6 @@
+GDN_BEFORE_KERNELS()
+namespace gdn::cpu::GDN_ISA {
+inline size_t recurrent_scratch(const Shape&, const Split&) { return 0; }
+inline void recurrent(const DeltaRuleProblem&, const Split&, int64_t, std::byte*) {}
+}  // namespace gdn::cpu::GDN_ISA
+GDN_AFTER_KERNELS()

@@ -1,0 +1,148 @@
+// What every kernel of an instruction set builds on: vectors of float, loads and stores of the
+// three float dtypes, exp, transposes, and the matrix tile. Included by all_kernels-inl.h, once per
+// target file, inside no namespace.
+
+#include "half.h"
+#include "problem.h"
+
+GDN_BEFORE_KERNELS()
+namespace gdn::cpu::GDN_ISA {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+using F32 = hn::ScalableTag<float>;
+using Vec = hn::Vec<F32>;
+constexpr int kLanes = static_cast<int>(hn::MaxLanes(F32()));
+
+// Element types of tensors in memory.
+using bf16 = hwy::bfloat16_t;
+using f16 = hwy::float16_t;
+template <class T>
+constexpr DType dtype_of = sizeof(T) == 4            ? DType::kF32
+                           : std::is_same_v<T, bf16> ? DType::kBF16
+                                                     : DType::kF16;
+
+// Calls body(T()) with the element type of a float dtype.
+template <class Body>
+HWY_INLINE void with_element(DType dtype, const Body& body) {
+  if (dtype == DType::kF32) {
+    body(float());
+  } else if (dtype == DType::kBF16) {
+    body(bf16());
+  } else {
+    body(f16());
+  }
+}
+
+// kLanes elements as floats; p needs the alignment of an element only.
+HWY_INLINE Vec load(const float* p) { return hn::LoadU(F32(), p); }
+HWY_INLINE Vec load(const bf16* p) {
+  return hn::PromoteTo(F32(), hn::LoadU(hn::Rebind<bf16, F32>(), p));
+}
+HWY_INLINE Vec load(const f16* p) {
+#if HWY_TARGET == HWY_SCALAR
+  return hn::Set(F32(), load_float(reinterpret_cast<const std::byte*>(p), DType::kF16));
+#else
+  return hn::PromoteTo(F32(), hn::LoadU(hn::Rebind<f16, F32>(), p));
+#endif
+}
+
+// The upper halves of the lanes hold x rounded to bfloat16, to nearest with ties to even; a NaN
+// stays one. (Highway 1.0's own demotion truncates.)
+HWY_INLINE hn::Vec<hn::RebindToUnsigned<F32>> round_to_bf16(Vec x) {
+  const hn::RebindToUnsigned<F32> u32;
+  const auto bits = hn::BitCast(u32, x);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(u32, 1));
+  const auto rounded = hn::Add(hn::Add(bits, hn::Set(u32, 0x7fff)), odd);
+  const auto quiet = hn::Or(bits, hn::Set(u32, 0x400000));
+  const auto is_nan = hn::RebindMask(u32, hn::IsNaN(x));
+  return hn::And(hn::IfThenElse(is_nan, quiet, rounded), hn::Set(u32, 0xffff0000u));
+}
+
+HWY_INLINE void store(Vec x, float* p) { hn::StoreU(x, F32(), p); }
+HWY_INLINE void store(Vec x, bf16* p) {
+  const hn::Rebind<uint16_t, F32> u16;
+  hn::StoreU(hn::TruncateTo(u16, hn::ShiftRight<16>(round_to_bf16(x))), u16,
+             reinterpret_cast<uint16_t*>(p));
+}
+HWY_INLINE void store(Vec x, f16* p) {
+#if HWY_TARGET == HWY_SCALAR
+  store_float(reinterpret_cast<std::byte*>(p), DType::kF16, hn::GetLane(x));
+#else
+  hn::StoreU(hn::DemoteTo(hn::Rebind<f16, F32>(), x), hn::Rebind<f16, F32>(), p);
+#endif
+}
+
+// The first n < kLanes elements, zeros after them; nothing past them is read or written.
+template <class T>
+HWY_INLINE Vec load_n(const T* p, int64_t n) {
+  T buffer[kLanes] = {};
+  std::memcpy(buffer, p, static_cast<size_t>(n) * sizeof(T));
+  return load(buffer);
+}
+template <class T>
+HWY_INLINE void store_n(Vec x, T* p, int64_t n) {
+  T buffer[kLanes];
+  store(x, buffer);
+  std::memcpy(p, buffer, static_cast<size_t>(n) * sizeof(T));
+}
+
+// n elements of any float dtype to floats and back.
+template <class T>
+HWY_INLINE void load_row(const T* p, int64_t n, float* to) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(load(p + i), to + i);
+  if (i < n) store_n(load_n(p + i, n - i), to + i, n - i);
+}
+template <class T>
+HWY_INLINE void store_row(const float* from, int64_t n, T* p) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(load(from + i), p + i);
+  if (i < n) store_n(load_n(from + i, n - i), p + i, n - i);
+}
+
+// Within an ulp of e^x; underflows to 0, overflows to infinity, NaN passes through. (Highway's Exp
+// gives 0 for a NaN and has no upper end.)
+HWY_INLINE Vec exp(Vec x) {
+  const F32 d;
+  const Vec y = hn::Exp(d, hn::Min(x, hn::Set(d, 89.0f)));
+  const Vec z = hn::IfThenElse(hn::Gt(x, hn::Set(d, 88.7228f)), hn::Inf(d), y);
+  return hn::IfThenElse(hn::IsNaN(x), x, z);
+}
+
+// to[c][r] = from[r][c]; no overlap.
+inline void transpose(const float* HWY_RESTRICT from, int64_t from_stride, int64_t rows,
+                      int64_t columns, float* HWY_RESTRICT to, int64_t to_stride) {
+  int64_t r = 0;
+#if HWY_TARGET != HWY_SCALAR
+  const hn::FixedTag<float, 4> d;
+  const hn::Repartition<double, decltype(d)> pairs;
+  for (; r + 4 <= rows; r += 4) {
+    const float* p = from + r * from_stride;
+    int64_t c = 0;
+    for (; c + 4 <= columns; c += 4) {
+      const auto a0 = hn::LoadU(d, p + c), a1 = hn::LoadU(d, p + from_stride + c);
+      const auto a2 = hn::LoadU(d, p + 2 * from_stride + c),
+                 a3 = hn::LoadU(d, p + 3 * from_stride + c);
+      const auto b0 = hn::BitCast(pairs, hn::InterleaveLower(d, a0, a1));
+      const auto b1 = hn::BitCast(pairs, hn::InterleaveUpper(d, a0, a1));
+      const auto b2 = hn::BitCast(pairs, hn::InterleaveLower(d, a2, a3));
+      const auto b3 = hn::BitCast(pairs, hn::InterleaveUpper(d, a2, a3));
+      float* q = to + c * to_stride + r;
+      hn::StoreU(hn::BitCast(d, hn::InterleaveLower(pairs, b0, b2)), d, q);
+      hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(pairs, b0, b2)), d, q + to_stride);
+      hn::StoreU(hn::BitCast(d, hn::InterleaveLower(pairs, b1, b3)), d, q + 2 * to_stride);
+      hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(pairs, b1, b3)), d, q + 3 * to_stride);
+    }
+    for (; c < columns; ++c) {
+      for (int64_t i = 0; i < 4; ++i) to[c * to_stride + r + i] = p[i * from_stride + c];
+    }
+  }
+#endif
+  for (; r < rows; ++r) {
+    for (int64_t c = 0; c < columns; ++c) to[c * to_stride + r] = from[r * from_stride + c];
+  }
+}
+
+}  // namespace gdn::cpu::GDN_ISA
+GDN_AFTER_KERNELS()

@@ -1,0 +1,100 @@
+#include "plan.h"
+
+#include <string>
+
+namespace gdn {
+namespace {
+
+bool has_kernel(const Backend& backend, std::string_view name) {
+  for (const KernelInfo& kernel : backend.kernels()) {
+    if (kernel.name == name) return true;
+  }
+  return false;
+}
+
+std::string kernel_names() {
+  std::string names;
+  for (const KernelInfo& kernel : kernels()) {
+    if (!kernel.supported) continue;
+    if (!names.empty()) names += ", ";
+    names += kernel.name;
+  }
+  return names;
+}
+
+Status unsupported(const Shape& shape, const std::string& message) {
+  return {StatusCode::kUnsupported, std::string(name_of(shape.op)) + ": " + message};
+}
+
+}  // namespace
+
+const char* name_of(Op op) {
+  switch (op) {
+    case Op::kChunk:
+      return "gdn.chunk";
+    case Op::kRecurrent:
+      return "gdn.recurrent";
+    case Op::kReplayVerify:
+      return "gdn.replay_verify";
+    case Op::kReplayCommit:
+      return "gdn.replay_commit";
+    case Op::kGating:
+      return "gdn.gating";
+    case Op::kL2norm:
+      return "gdn.l2norm";
+    case Op::kSolveTril:
+      return "gdn.solve_tril";
+  }
+  return "gdn";
+}
+
+std::vector<KernelInfo> kernels() {
+  std::vector<KernelInfo> all;
+  for (const Backend* backend : backends()) {
+    const auto list = backend->kernels();
+    all.insert(all.end(), list.begin(), list.end());
+  }
+  return all;
+}
+
+Status make_plan(const Context& context, const Shape& shape, Plan* plan, const Backend** backend) {
+  const PlanRequest request{context.kernel ? context.kernel : std::string_view(),
+                            context.executor ? context.executor->max_workers() : 1};
+  for (const Backend* candidate : backends()) {
+    if (candidate->device != shape.device) continue;
+    const bool forced = !request.kernel.empty();
+    if (forced ? !has_kernel(*candidate, request.kernel) : candidate == &reference_backend())
+      continue;
+    *plan = Plan{};
+    plan->op = shape.op;
+    plan->backend = candidate->name;
+    plan->workers = request.workers;
+    Status status = candidate->plan(shape, request, plan);
+    if (!status.ok()) return unsupported(shape, status.message());
+    plan->workspace_bytes = plan->workspace_bytes_per_worker * static_cast<size_t>(plan->workers);
+    *backend = candidate;
+    return {};
+  }
+  if (!request.kernel.empty()) {
+    return unsupported(shape, "kernel \"" + std::string(request.kernel) +
+                                  "\" does not exist, expected one of " + kernel_names());
+  }
+  return unsupported(shape, std::string("no backend for tensors on ") +
+                                (shape.device == DeviceType::kCUDA ? "CUDA" : "CPU") +
+                                ", expected one that is installed");
+}
+
+std::string to_string(const Plan& plan) {
+  std::string text = std::string(name_of(plan.op)) + " on " + std::string(plan.backend) +
+                     ": kernel " + std::string(plan.kernel) + " (" + std::string(plan.reason) +
+                     "), " + (plan.compute == Compute::kBF16 ? "bfloat16" : "float32") +
+                     " products";
+  if (plan.chunk > 0) text += ", chunks of " + std::to_string(plan.chunk);
+  text += ", " + std::to_string(plan.tasks) + " tasks";
+  if (plan.parts > 1) text += " (V in " + std::to_string(plan.parts) + " parts)";
+  text += " on " + std::to_string(plan.workers) + (plan.workers == 1 ? " worker" : " workers") +
+          ", " + std::to_string(plan.workspace_bytes) + " bytes of workspace";
+  return text;
+}
+
+}  // namespace gdn
