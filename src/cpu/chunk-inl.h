@@ -90,6 +90,35 @@ HWY_INLINE void gram(const float* columns, int64_t K, float* gram) {
   }
 }
 
+// Rows of consecutive tokens are too far apart for the hardware's prefetchers.
+template <class T>
+HWY_INLINE void prefetch_row(const T* row, int64_t elements) {
+  const char* p = reinterpret_cast<const char*>(row);
+  for (int64_t byte = 0; byte < elements * static_cast<int64_t>(sizeof(T)); byte += 64) {
+    __builtin_prefetch(p + byte);
+  }
+}
+// To the second-level cache: what the next chunk will read.
+template <class T>
+HWY_INLINE void prefetch_row_l2(const std::byte* row, int64_t elements) {
+  for (int64_t byte = 0; byte < elements * static_cast<int64_t>(sizeof(T)); byte += 64) {
+    __builtin_prefetch(row + byte, 0, 2);
+  }
+}
+template <class T>
+HWY_INLINE void prefetch_chunk(const DeltaRuleProblem& problem, const Sequence& sequence, int64_t t0,
+                               const Split& split, const Split::Task& task) {
+  const int64_t end = std::min<int64_t>(t0 + kChunk, sequence.length);
+  for (int64_t t = t0; t < end; ++t) {
+    prefetch_row_l2<T>(problem.k.at(sequence, t, task.head), problem.shape.K);
+    prefetch_row_l2<T>(problem.q.at(sequence, t, task.head), problem.shape.K);
+    split.for_each_range(task, [&](int64_t head, int64_t first, int64_t last) {
+      prefetch_row_l2<T>(problem.v.at(sequence, t, head) + first * static_cast<int64_t>(sizeof(T)),
+                         last - first);
+    });
+  }
+}
+
 // One panel of one chunk.
 template <class T>
 struct PanelStep {
@@ -128,6 +157,8 @@ struct PanelStep {
     const F32 d;
     const ChunkGates& gates = *scratch.gates;
     for (int r = 0; r < count; r += kRows) {
+      const int64_t tokens = std::min<int64_t>(kRows, count - r);
+      for (int64_t i = 0; i < tokens; ++i) prefetch_row(v_row(r + i), panel.width);
       Tile<kRows, kVecs> tile;
       set_zero(tile);
       add_product<1>(tile, scratch.columns + r, 2 * kChunk, panel.state, kPanel, K);
@@ -135,7 +166,7 @@ struct PanelStep {
       for (int i = 0; i < kRows; ++i) {
         const Vec beta = hn::Set(d, gates.beta[r + i]);
         const Vec decay = hn::Set(d, gates.from_start[r + i]);
-        const bool token = r + i < count;
+        const bool token = i < tokens;
 #pragma GCC unroll 16
         for (int j = 0; j < kVecs; ++j) {
           const Vec v = HWY_LIKELY(token) ? load_columns(v_row(r + i), j) : hn::Zero(d);
@@ -270,6 +301,7 @@ void chunk_task(const DeltaRuleProblem& problem, const Split& split, const Split
     pack_rows<T>(problem, problem.q, sequence, t0, count, task.head, scratch.rows + kChunk * K);
     transpose(scratch.rows, K, 2 * kChunk, K, scratch.columns, 2 * kChunk);
     gram(scratch.columns, K, scratch.gram);
+    prefetch_chunk<T>(problem, sequence, t0 + kChunk, split, task);
     int64_t head = -1;
     for_each([&](const Panel& panel) {
       if (panel.head != head) {
