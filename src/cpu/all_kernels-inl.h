@@ -17,6 +17,12 @@
 //
 #include "cpu/gating-inl.h"
 //
+#include "cpu/tile-inl.h"
+//
+#include "cpu/panels-inl.h"
+//
+#include "cpu/chunk_gates-inl.h"
+//
 #include "cpu/chunk-inl.h"
 //
 #include "cpu/recurrent-inl.h"

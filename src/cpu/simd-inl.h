@@ -113,17 +113,17 @@ HWY_INLINE Vec exp(Vec x) {
 // to[c][r] = from[r][c]; no overlap.
 inline void transpose(const float* HWY_RESTRICT from, int64_t from_stride, int64_t rows,
                       int64_t columns, float* HWY_RESTRICT to, int64_t to_stride) {
-  int64_t r = 0;
-#if HWY_TARGET != HWY_SCALAR
+#if HWY_TARGET == HWY_SCALAR
+  const int64_t block_rows = 0, block_columns = 0;
+#else
+  const int64_t block_rows = rows / 4 * 4, block_columns = columns / 4 * 4;
   const hn::FixedTag<float, 4> d;
   const hn::Repartition<double, decltype(d)> pairs;
-  for (; r + 4 <= rows; r += 4) {
-    const float* p = from + r * from_stride;
-    int64_t c = 0;
-    for (; c + 4 <= columns; c += 4) {
-      const auto a0 = hn::LoadU(d, p + c), a1 = hn::LoadU(d, p + from_stride + c);
-      const auto a2 = hn::LoadU(d, p + 2 * from_stride + c),
-                 a3 = hn::LoadU(d, p + 3 * from_stride + c);
+  for (int64_t r = 0; r < block_rows; r += 4) {
+    for (int64_t c = 0; c < block_columns; c += 4) {
+      const float* p = from + r * from_stride + c;
+      const auto a0 = hn::LoadU(d, p), a1 = hn::LoadU(d, p + from_stride);
+      const auto a2 = hn::LoadU(d, p + 2 * from_stride), a3 = hn::LoadU(d, p + 3 * from_stride);
       const auto b0 = hn::BitCast(pairs, hn::InterleaveLower(d, a0, a1));
       const auto b1 = hn::BitCast(pairs, hn::InterleaveUpper(d, a0, a1));
       const auto b2 = hn::BitCast(pairs, hn::InterleaveLower(d, a2, a3));
@@ -134,13 +134,12 @@ inline void transpose(const float* HWY_RESTRICT from, int64_t from_stride, int64
       hn::StoreU(hn::BitCast(d, hn::InterleaveLower(pairs, b1, b3)), d, q + 2 * to_stride);
       hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(pairs, b1, b3)), d, q + 3 * to_stride);
     }
-    for (; c < columns; ++c) {
-      for (int64_t i = 0; i < 4; ++i) to[c * to_stride + r + i] = p[i * from_stride + c];
-    }
   }
 #endif
-  for (; r < rows; ++r) {
-    for (int64_t c = 0; c < columns; ++c) to[c * to_stride + r] = from[r * from_stride + c];
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = r < block_rows ? block_columns : 0; c < columns; ++c) {
+      to[c * to_stride + r] = from[r * from_stride + c];
+    }
   }
 }
 
