@@ -98,6 +98,7 @@ struct Case {
   int64_t chunk_size = 64;
   Input input = Input::kUsual;
   uint64_t seed = 1;
+  int64_t first = 0;  // the contents of sequence n are those of number first + n of the seed
 
   int64_t sequences() const { return static_cast<int64_t>(lengths.size()); }
   int64_t tokens() const;  // of all sequences

@@ -5,26 +5,27 @@ namespace gdn::cpu::GDN_ISA {
 
 struct ChunkGates {
   float beta[kChunk];
-  float step[kChunk];       // exp(g_i)
+  float step[kChunk];        // exp(g_i)
   float from_start[kChunk];  // exp(G_i), G_i = g_0 + .. + g_i
-  float to_end[kChunk];     // exp(G_last - G_i)
-  float whole;              // exp(G_last)
+  float to_end[kChunk];      // exp(G_last - G_i)
+  float whole;               // exp(G_last)
   // Zero outside the triangles.
   float minus_a[kChunk][kChunk];    // -beta_i exp(G_i - G_j) (k_i . k_j), i > j
   float attention[kChunk][kChunk];  // scale exp(G_i - G_j) (q_i . k_j), i >= j
 };
 
-// gram: rows 0 .. kChunk - 1 are k_i . k_j, the next kChunk rows q_i . k_j. Tokens from `count` on are
-// padding with g = 0 and beta = 0: they decay nothing.
-inline void compute_chunk_gates(const DeltaRuleProblem& problem, const Sequence& sequence, int64_t t0,
-                                int64_t count, int64_t head, const float* gram, ChunkGates& gates) {
+// gram: rows 0 .. kChunk - 1 are k_i . k_j, the next kChunk rows q_i . k_j. Tokens from `count` on
+// are padding with g = 0 and beta = 0: they decay nothing.
+inline void compute_chunk_gates(const DeltaRuleProblem& problem, const Sequence& sequence,
+                                int64_t t0, int64_t count, int64_t head, const float* gram,
+                                ChunkGates& gates) {
   const F32 d;
   alignas(64) float g[kChunk] = {};
   std::fill_n(gates.beta, kChunk, 0.0f);
   compute_gates(problem.gates, sequence, t0, count, head, g, gates.beta);
 
-  // G in double, kept as two floats: a float sum would lose the digits of later differences after one
-  // large |g|.
+  // G in double, kept as two floats: a float sum would lose the digits of later differences after
+  // one large |g|.
   alignas(64) float high[kChunk], low[kChunk];
   double sum = 0;
   for (int i = 0; i < kChunk; ++i) {
@@ -52,7 +53,8 @@ inline void compute_chunk_gates(const DeltaRuleProblem& problem, const Sequence&
       const auto below = hn::FirstN(d, static_cast<size_t>(std::max(0, i - j)));
       const Vec decay = exp(hn::IfThenElseZero(on_or_below, difference(high_i, low_i, j)));
       const Vec kk = load(gram + i * kChunk + j), qk = load(gram + (kChunk + i) * kChunk + j);
-      store(hn::IfThenElseZero(below, hn::Mul(hn::Mul(decay, minus_beta), kk)), &gates.minus_a[i][j]);
+      store(hn::IfThenElseZero(below, hn::Mul(hn::Mul(decay, minus_beta), kk)),
+            &gates.minus_a[i][j]);
       store(hn::IfThenElseZero(on_or_below, hn::Mul(hn::Mul(decay, scale), qk)),
             &gates.attention[i][j]);
     }

@@ -4,6 +4,7 @@
 //   GDN_ISA           the namespace of this copy of the kernels, in gdn::cpu
 //   GDN_HWY_TARGET    the Highway target that the vector types come from
 //   GDN_ISA_FEATURES  further compiler features, ",avx512bf16" say; may be empty
+//   GDN_ISA_HAS_BF16_DOT  where bfloat16 dot products exist (bf16_dot-inl.h)
 #pragma once
 
 #define HWY_BASELINE_TARGETS GDN_HWY_TARGET

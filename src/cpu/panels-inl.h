@@ -1,5 +1,5 @@
-// The running state of a chunk task: float panels [K][kPanel], contiguous along V, one after the other
-// for the columns that the task owns; and the way between them and a slot in memory.
+// The running state of a chunk task: float panels [K][kPanel], contiguous along V, one after the
+// other for the columns that the task owns; and the way between them and a slot in memory.
 
 GDN_BEFORE_KERNELS()
 namespace gdn::cpu::GDN_ISA {
@@ -45,7 +45,8 @@ inline void load_panel(const Shape& shape, const std::byte* slot, DType dtype, c
     using T = decltype(element);
     const T* from = reinterpret_cast<const T*>(slot) + offset_in_slot(shape, panel);
     if (shape.layout == StateLayout::kKV) {
-      for (int64_t k = 0; k < K; ++k) load_row(from + k * shape.V, panel.width, panel.state + k * kPanel);
+      for (int64_t k = 0; k < K; ++k)
+        load_row(from + k * shape.V, panel.width, panel.state + k * kPanel);
       return;
     }
     for (int64_t v = 0; v < panel.width; ++v) load_row(from + v * K, K, rows + v * K);
@@ -61,7 +62,8 @@ inline void store_panel(const Shape& shape, const Panel& panel, std::byte* slot,
     using T = decltype(element);
     T* to = reinterpret_cast<T*>(slot) + offset_in_slot(shape, panel);
     if (shape.layout == StateLayout::kKV) {
-      for (int64_t k = 0; k < K; ++k) store_row(panel.state + k * kPanel, panel.width, to + k * shape.V);
+      for (int64_t k = 0; k < K; ++k)
+        store_row(panel.state + k * kPanel, panel.width, to + k * shape.V);
       return;
     }
     transpose(panel.state, kPanel, K, panel.width, rows, K);

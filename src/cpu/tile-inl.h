@@ -1,6 +1,6 @@
-// The register tile that every matrix product is made of: kRows rows by kVecs vectors of accumulators.
-// All products have the form "broadcast an element of a row, times a vector along V": no gathers, no
-// horizontal sums.
+// The register tile that every matrix product is made of: kRows rows by kVecs vectors of
+// accumulators. All products have the form "broadcast an element of a row, times a vector along V":
+// no gathers, no horizontal sums.
 
 GDN_BEFORE_KERNELS()
 namespace gdn::cpu::GDN_ISA {
@@ -33,7 +33,8 @@ HWY_INLINE void set_zero(Tile<kR, kN>& tile) {
   }
 }
 
-// tile[r][:] += sum over i < count of a[r * kRowStride + i * step] * b[i * b_stride + :], i in order.
+// tile[r][:] += sum over i < count of a[r * kRowStride + i * step] * b[i * b_stride + :], i in
+// order.
 template <int kRowStride, int kR, int kN>
 HWY_INLINE void add_product(Tile<kR, kN>& tile, const float* HWY_RESTRICT a, int64_t step,
                             const float* HWY_RESTRICT b, int64_t b_stride, int64_t count) {
