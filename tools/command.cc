@@ -1,6 +1,10 @@
 #include "command.h"
 
+#include <algorithm>
+#include <cinttypes>
 #include <system_error>
+
+#include "table.h"
 
 #if defined(GDN_HAVE_OPENMP)
 #include "gdn/openmp.h"
@@ -30,6 +34,26 @@ void add_dtype(CLI::App* command, const std::string& name, std::string* dtype,
   command->add_option(name, *dtype, help)
       ->check(CLI::IsMember({"fp32", "bf16", "fp16"}))
       ->capture_default_str();
+}
+
+void parse_shape(const std::string& shape, const std::vector<std::string>& allowed,
+                 verify::Case* c) {
+  std::string names, words = text("H=%" PRId64 " HV=%" PRId64 " K=%" PRId64 " V=%" PRId64, c->H, c->HV, c->K, c->V);
+  for (const std::string& name : allowed) names += (names.empty() ? "" : ", ") + name;
+  for (const std::string& word : CLI::detail::split(shape, ',')) {
+    const std::string name = word.substr(0, word.find('='));
+    if (std::find(allowed.begin(), allowed.end(), name) == allowed.end() ||
+        word.find_first_of(" \t") != std::string::npos) {
+      throw Mistake("--shape: \"" + word + "\", expected a number for one of " + names +
+                    ", as in H=16,HV=32");
+    }
+    words += " " + word;
+  }
+  verify::Case parsed;
+  const Status status = verify::parse(words, &parsed);
+  if (!status.ok()) throw Mistake("--shape: " + status.message());
+  c->H = parsed.H, c->HV = parsed.HV, c->K = parsed.K, c->V = parsed.V;
+  c->lengths = parsed.lengths;
 }
 
 DType dtype_named(const std::string& name) {

@@ -1,4 +1,4 @@
-#include "safetensors.h"
+#include "verify/safetensors.h"
 
 #include <algorithm>
 #include <cerrno>

@@ -1,6 +1,6 @@
 // safetensors files come back as they were written, and no damage to one does more than give a
 // message.
-#include "safetensors.h"
+#include "verify/safetensors.h"
 
 #include <gtest/gtest.h>
 
