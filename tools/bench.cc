@@ -202,7 +202,8 @@ auto prepared(Context* context, const Args& args, const Run& run, Plan* plan,
 }
 
 Result prefill(const Options& o, const Heads& h, Context context, const Work& work) {
-  Result result{.work = work};
+  Result result;
+  result.work = work;
   Tensors tensors;
   ChunkArgs args(layout_of(o));
   make_tokens(h, work.dtype, 1, work.tokens, &tensors, &args);
@@ -232,7 +233,8 @@ Result prefill(const Options& o, const Heads& h, Context context, const Work& wo
 }
 
 Result decode(const Options& o, const Heads& h, Context context, const Work& work) {
-  Result result{.work = work};
+  Result result;
+  result.work = work;
   Tensors tensors;
   RecurrentArgs args(layout_of(o));
   const int64_t N = work.sequences;

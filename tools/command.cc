@@ -38,7 +38,8 @@ void add_dtype(CLI::App* command, const std::string& name, std::string* dtype,
 
 void parse_shape(const std::string& shape, const std::vector<std::string>& allowed,
                  verify::Case* c) {
-  std::string names, words = text("H=%" PRId64 " HV=%" PRId64 " K=%" PRId64 " V=%" PRId64, c->H, c->HV, c->K, c->V);
+  std::string names, words = text("H=%" PRId64 " HV=%" PRId64 " K=%" PRId64 " V=%" PRId64, c->H,
+                                  c->HV, c->K, c->V);
   for (const std::string& name : allowed) names += (names.empty() ? "" : ", ") + name;
   for (const std::string& word : CLI::detail::split(shape, ',')) {
     const std::string name = word.substr(0, word.find('='));

@@ -43,7 +43,8 @@ void add_dtype(CLI::App* command, const std::string& name, std::string* dtype,
                const std::string& help);
 
 // Their meaning.
-// "T=512,N=2,H=16,HV=32,K=128,V=128": sets those of the case; only the names in `allowed` are taken.
+// "T=512,N=2,H=16,HV=32,K=128,V=128": sets those of the case; only the names in `allowed` are
+// taken.
 void parse_shape(const std::string& shape, const std::vector<std::string>& allowed,
                  verify::Case* c);
 DType dtype_named(const std::string& name);  // "fp32", "bf16", "fp16"

@@ -234,7 +234,7 @@ Status SafetensorsFile::read_header(const std::string& header, uint64_t data_byt
 
   // The byte of the file where a key stands; that of the header where it is spelled with escapes.
   const auto place = [&](const std::string& key) {
-    const size_t found = header.find("\"" + key + "\"");
+    const size_t found = header.find(std::string(1, '"').append(key).append(1, '"'));
     return kLengthBytes + (found == std::string::npos ? 0 : found);
   };
   if (twice)
