@@ -80,7 +80,10 @@ std::string write(double value) {
 }
 std::string write(const std::vector<int64_t>& values) {
   std::string text;
-  for (int64_t value : values) text += (text.empty() ? "" : ",") + std::to_string(value);
+  for (int64_t value : values) {
+    if (!text.empty()) text += ',';
+    text += std::to_string(value);
+  }
   return text;
 }
 
@@ -163,7 +166,8 @@ int64_t Case::max_length() const {
 std::string to_string(const Case& c) {
   std::string text;
   const auto add = [&](std::string_view name, const std::string& value) {
-    text += (text.empty() ? "" : " ") + std::string(name) + "=" + value;
+    if (!text.empty()) text += ' ';
+    text.append(name).append("=").append(value);
   };
   const Case usual;
   std::vector<std::string> defaults;
@@ -198,9 +202,8 @@ Status parse(const std::string& text, Case* c) {
       known = true;
       right = read(value, &member);
     });
-    if (!known) return invalid("there is no field \"" + std::string(name) + "\"");
-    if (!right)
-      return invalid("field " + std::string(name) + " cannot be \"" + std::string(value) + "\"");
+    if (!known) return invalid("\"" + word + "\" names no field");
+    if (!right) return invalid("\"" + word + "\" has a value that the field cannot have");
   }
   if (T >= 0 || N >= 0) {
     if (N > 100000) return invalid("N is too large");
