@@ -3,6 +3,8 @@
 #include <cmath>
 #include <limits>
 
+#include "reference/rounding.h"
+
 namespace gdn::verify {
 
 Comparison compare(const std::string& name, const Tensor& got, const std::vector<double>& expected,
@@ -13,13 +15,12 @@ Comparison compare(const std::string& name, const Tensor& got, const std::vector
     result.error = std::numeric_limits<double>::quiet_NaN();
     return result;
   }
-  Tensor rounded(got.dtype(), {got.size()});
-  rounded.from_doubles(expected);
   double error = 0, norm = 0, rounding = 0;
   for (int64_t i = 0; i < got.size(); ++i) {
     const double e = expected[static_cast<size_t>(i)];
     error += (got.get(i) - e) * (got.get(i) - e);
-    rounding += (rounded.get(i) - e) * (rounded.get(i) - e);
+    const double difference = reference::rounded(e, got.dtype()) - e;
+    rounding += difference * difference;
     norm += e * e;
   }
   about.dtype = got.dtype();

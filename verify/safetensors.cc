@@ -63,16 +63,18 @@ const char* name_in_file(DType dtype) {
 }
 
 std::string join(const std::vector<int64_t>& shape) {
-  std::string text = "[";
-  for (size_t i = 0; i < shape.size(); ++i) text += (i ? "," : "") + std::to_string(shape[i]);
-  return text + "]";
+  std::string text(1, '[');
+  for (size_t i = 0; i < shape.size(); ++i) {
+    text.append(i > 0 ? "," : "").append(std::to_string(shape[i]));
+  }
+  return text.append("]");
 }
 
 // A name of the file in a message: short, and with nothing that a terminal would obey.
 std::string shown(const std::string& name) {
-  std::string text;
+  std::string text(1, '"');
   for (char c : name.substr(0, 80)) text += c >= ' ' && c != 127 ? c : '?';
-  return "\"" + text + (name.size() > 80 ? "...\"" : "\"");
+  return text.append(name.size() > 80 ? "...\"" : "\"");
 }
 
 std::string at_byte(uint64_t byte) { return "at byte " + std::to_string(byte); }
