@@ -8,11 +8,11 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <vector>
 
 #include "gdn/executor.h"
 #include "problem.h"
+#include "reference/results.h"
 
 namespace gdn::reference {
 
@@ -44,27 +44,8 @@ struct Scratch {
   std::vector<double> v_new, out, state;  // [V], [V], [V,K]
 };
 
-// After token t of a sequence: out [V], v_new [V] and the state [V,K], none of them rounded.
-using OnToken =
-    std::function<void(int64_t t, const double* out, const double* v_new, const double* state)>;
-
-// A value head of sequence n, which is not padding. Leaves the last state in scratch->state.
-void walk(const DeltaRuleProblem& problem, int64_t n, int64_t head, Scratch* scratch,
-          const OnToken& on_token);
-
-// What a call computes, not rounded to any tensor's dtype, contiguous and in this order of axes
-// whatever the layout and the strides of the problem. A row is a token of the tensors, batch-major:
-// token t of sequence s is row s.batch * row_length + s.begin + t, and there are B * T rows.
-struct DeltaRuleResult {
-  std::vector<double> out;           // [rows,HV,V]; zero in skipped sequences and past the last one
-  std::vector<double> final_states;  // [N,HV,V,K]: after the last token; zero where skipped
-  std::vector<double> token_states;  // [rows,HV,V,K]: after each token; empty unless requested
-  std::vector<double> checkpoints;   // [M,HV,V,K], rows as checkpoint_cu numbers them; empty
-                                     // without checkpoint_every
-};
-
 struct Request {
-  bool token_states = false;
+  bool token_states = false;  // DeltaRuleResult::token_states
   Executor* executor = nullptr;
 };
 
@@ -72,7 +53,8 @@ struct Request {
 // must run before a call that updates states in place. May throw std::bad_alloc.
 DeltaRuleResult recurrent(const DeltaRuleProblem& problem, const Request& request = {});
 
-// Rows of the tensors of tokens, B * T.
-int64_t row_count(const SequenceTable& sequences);
+// The operator, for one value head of sequence n: writes the problem's tensors, each element
+// rounded once. Allocates nothing.
+void recurrent(const DeltaRuleProblem& problem, int64_t n, int64_t head, Scratch* scratch);
 
 }  // namespace gdn::reference
