@@ -10,6 +10,7 @@
 #include "reference/recurrent.h"
 #include "reference/replay.h"
 #include "reference/rounding.h"
+#include "verify/tolerance.h"
 
 namespace gdn::verify {
 namespace {
@@ -432,31 +433,6 @@ Result Expected::run(Context& context) const {
 Status call(Context& context, const DeltaRuleData& data) {
   return data.about.op == Operator::kRecurrent ? recurrent(context, data.recurrent_args())
                                                : chunk(context, data.chunk_args());
-}
-
-Comparison compare(const std::string& name, Quantity quantity, const Tensor& got,
-                   const std::vector<double>& wanted, Compute compute, bool hard) {
-  Comparison comparison;
-  comparison.tensor = name;
-  double error = 0, norm = 0, rounding = 0;
-  for (int64_t i = 0; i < got.size(); ++i) {
-    const double want = wanted[static_cast<size_t>(i)];
-    const double difference = got.get(i) - want;
-    const double rounded = reference::rounded(want, got.dtype()) - want;
-    error += difference * difference;
-    norm += want * want;
-    rounding += rounded * rounded;
-  }
-  comparison.error = std::sqrt(error);
-  comparison.norm = std::sqrt(norm);
-  comparison.bound = error_bound({.quantity = quantity,
-                                  .dtype = got.dtype(),
-                                  .compute = compute,
-                                  .hard = hard,
-                                  .elements = got.size(),
-                                  .norm = comparison.norm,
-                                  .rounding_error = std::sqrt(rounding)});
-  return comparison;
 }
 
 Result run(Context& context, const Case& c) { return Expected(c).run(context); }

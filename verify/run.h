@@ -10,8 +10,6 @@
 #include "gdn/status.h"
 #include "verify/case.h"
 #include "verify/inputs.h"
-#include "verify/tensor.h"
-#include "verify/tolerance.h"
 
 namespace gdn::verify {
 
@@ -58,10 +56,6 @@ class Expected {
  private:
   std::shared_ptr<const Impl> impl_;
 };
-
-// A tensor against values in the order of its elements, whoever computed them.
-Comparison compare(const std::string& name, Quantity quantity, const Tensor& got,
-                   const std::vector<double>& wanted, Compute compute, bool hard = false);
 
 // The call itself: chunk() or recurrent(), as data.about.op says.
 Status call(Context& context, const DeltaRuleData& data);
