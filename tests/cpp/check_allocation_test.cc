@@ -56,8 +56,8 @@ TEST(CheckAllocation, SixtyFourSequencesAllocateNothing) {
   EXPECT_EQ(allocations_of_check(call), 0);
 }
 
-// Prints what a decode call of one sequence spends in its checks; the bound is ten times as much, for
-// a busy machine.
+// Prints what a decode call of one sequence spends in its checks; the bound is ten times as much,
+// for a busy machine.
 TEST(CheckAllocation, DecodeOfOneSequenceTakesUnderTenMicroseconds) {
   RecurrentCall call;
   call.tokens(1, 1);
