@@ -77,6 +77,7 @@ HWY_INLINE void walk_chunks(const DeltaRuleProblem& problem, const Split& split,
         [&](const Panel& panel) { store_panel(shape, panel, slot, dtype, scratch.slot_rows); });
   };
 
+  const bool past_caches = stores_past_caches(problem);
   for_each([&](const Panel& panel) {
     load_panel(shape, initial.data, problem.initial_state.dtype, panel, scratch.slot_rows);
     loaded(panel);
@@ -92,7 +93,7 @@ HWY_INLINE void walk_chunks(const DeltaRuleProblem& problem, const Split& split,
         compute_chunk_gates(problem, sequence, t0, count, head, scratch.gram, *scratch.gates);
         gated();
       }
-      const auto step = make_step(PanelRows<T>{problem, sequence, panel, t0, count});
+      const auto step = make_step(PanelRows<T>{problem, sequence, panel, t0, count, past_caches});
       step.solve();
       step.output();
       // Where the state after every token is asked for, the update goes token by token:
@@ -109,6 +110,7 @@ HWY_INLINE void walk_chunks(const DeltaRuleProblem& problem, const Split& split,
                 problem.checkpoints.dtype);
     }
   }
+  if (past_caches) hwy::FlushStream();
   if (!problem.stores_every_state()) {
     if (std::byte* slot = problem.final_slot(task.n)) store_all(slot, problem.final_state.dtype);
   }

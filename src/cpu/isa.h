@@ -10,6 +10,7 @@
 #define HWY_BASELINE_TARGETS GDN_HWY_TARGET
 #define HWY_COMPILE_ONLY_STATIC
 
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 // After highway.h.
 #include <hwy/contrib/math/math-inl.h>

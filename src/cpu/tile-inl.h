@@ -22,6 +22,10 @@ static_assert(kUnit % kPanel == 0 && kChunk % kRows == 0);
 template <int kR, int kN>
 struct Tile {
   Vec at[kR][kN];
+
+  // Leaves the vectors unset. Not defaulted: an implicit constructor would be compiled without the
+  // instruction set's attributes.
+  HWY_INLINE Tile() {}
 };
 
 template <int kR, int kN>
