@@ -19,6 +19,10 @@
 //
 #include "cpu/chunk-inl.h"
 //
+#include "cpu/state-inl.h"
+//
+#include "cpu/tokens-inl.h"
+//
 #include "cpu/recurrent-inl.h"
 //
 #include "cpu/replay-inl.h"
