@@ -17,7 +17,21 @@
 //
 #include "cpu/gating-inl.h"
 //
+#include "cpu/tile-inl.h"
+//
+#include "cpu/panels-inl.h"
+//
+#include "cpu/chunk_gates-inl.h"
+//
+#include "cpu/chunk_rows-inl.h"
+//
+#include "cpu/chunk_walk-inl.h"
+//
 #include "cpu/chunk-inl.h"
+//
+#if defined(GDN_ISA_HAS_BF16_DOT)
+#include "cpu/chunk_bf16-inl.h"
+#endif
 //
 #include "cpu/state-inl.h"
 //
@@ -34,21 +48,16 @@ namespace gdn::cpu::GDN_ISA {
 
 constexpr Kernels make_kernels(const char* name, const char* description, bool (*supported)()) {
   return {
-      .name = name,
-      .description = description,
-      .supported = supported,
-      .chunk_scratch = &chunk_scratch,
-      .chunk = &chunk,
-      .chunk_bf16_scratch = nullptr,
-      .chunk_bf16 = nullptr,
-      .recurrent_scratch = &recurrent_scratch,
-      .recurrent = &recurrent,
-      .replay_scratch = &replay_scratch,
-      .replay = &replay,
-      .gating = &gating,
-      .l2norm = &l2norm,
-      .solve_tril_scratch = &solve_tril_scratch,
-      .solve_tril = &solve_tril,
+    .name = name, .description = description, .supported = supported,
+    .chunk_scratch = &chunk_scratch, .chunk = &chunk,
+#if defined(GDN_ISA_HAS_BF16_DOT)
+    .chunk_bf16_scratch = &chunk_bf16_scratch, .chunk_bf16 = &chunk_bf16,
+#else
+    .chunk_bf16_scratch = nullptr, .chunk_bf16 = nullptr,
+#endif
+    .recurrent_scratch = &recurrent_scratch, .recurrent = &recurrent,
+    .replay_scratch = &replay_scratch, .replay = &replay, .gating = &gating, .l2norm = &l2norm,
+    .solve_tril_scratch = &solve_tril_scratch, .solve_tril = &solve_tril,
   };
 }
 

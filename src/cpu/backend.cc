@@ -69,8 +69,6 @@ bool takes_bf16(const Shape& shape, const Kernels& kernels) {
   return permitted && shape.dtype == DType::kBF16 && kernels.chunk_bf16 != nullptr;
 }
 
-constexpr int64_t kChunk = 16;  // of the fused kernels: fewest FLOPs, docs/design.md
-
 Status plan_cpu(const Shape& shape, const PlanRequest& request, Plan* plan) {
   const Kernels* kernels = choose(request.kernel);
   if (kernels == nullptr || !kernels->supported()) {
@@ -83,7 +81,7 @@ Status plan_cpu(const Shape& shape, const PlanRequest& request, Plan* plan) {
     case Op::kChunk: {
       plan->parts = parts_for(shape, request.workers);
       plan->tasks = shape.sequences * shape.heads * plan->parts;
-      plan->chunk = kChunk;
+      plan->chunk = cpu::kChunk;
       const bool bf16 = takes_bf16(shape, *kernels);
       plan->compute = bf16 ? Compute::kBF16 : Compute::kF32;
       plan->workspace_bytes_per_worker =

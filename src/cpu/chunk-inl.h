@@ -1,6 +1,187 @@
+// Prefill in float32: the fused chunk kernel. A task walks the chunks of its sequence with the
+// state on hand; u, w and the states between chunks never go to memory. Per chunk:
+//
+//   pack               k and q of the chunk to float rows and columns, l2-normalised on request
+//   gram               K K^T and Q K^T, once for all value heads of the q/k head
+//   compute_chunk_gates  per value head: decays, -A and P (chunk_gates-inl.h)
+//   per panel of V columns, all of them before the next panel, so that the panel stays in L1:
+//     solve            S K, the residual beta (V - exp(G) S K), and its forward substitution, row
+//     tile by
+//                      row tile in registers: V_new = (I + A)^-1 residual without forming the
+//                      inverse
+//     output           O = scale exp(G) S Q + P V_new
+//     update_state     S <- exp(G_last) S + (exp(G_last - G) V_new)^T K
+//
+// (docs/algorithm.md derives these forms.)
+
 GDN_BEFORE_KERNELS()
 namespace gdn::cpu::GDN_ISA {
-inline size_t chunk_scratch(const Shape&, const Split&) { return 0; }
-inline void chunk(const DeltaRuleProblem&, const Split&, int64_t, std::byte*) {}
+
+// Rows of tokens t0 .. t0 + count - 1 of k or q as floats, zeros from there to kChunk.
+template <class T>
+HWY_INLINE void pack_rows(const DeltaRuleProblem& problem, const TokenTensor& tensor,
+                          const Sequence& sequence, int64_t t0, int64_t count, int64_t head,
+                          float* rows) {
+  const int64_t K = problem.shape.K, padded = padded_k(K);
+  for (int64_t i = 0; i < kChunk; ++i) {
+    float* row = rows + i * padded;
+    if (i >= count) {
+      std::fill_n(row, padded, 0.0f);
+      continue;
+    }
+    load_row(reinterpret_cast<const T*>(tensor.at(sequence, t0 + i, head)), K, row);
+    std::fill(row + K, row + padded, 0.0f);
+    if (problem.use_qk_l2norm) {
+      const Vec factor = hn::Set(F32(), inverse_norm(row, K, problem.l2norm_eps));
+      int64_t k = 0;
+      for (; k + kLanes <= padded; k += kLanes) store(hn::Mul(load(row + k), factor), row + k);
+      for (; k < padded; ++k) row[k] *= hn::GetLane(factor);
+    }
+  }
+}
+
+// gram[r][j] = row r . k_j, the rows of k first, then those of q. All of the square: the triangle
+// that is needed saves nothing at this size.
+HWY_INLINE void gram(const float* columns, int64_t K, float* gram) {
+  constexpr int kN = kChunk / kLanes;
+  constexpr int kR = kN >= 8 ? 2 : 16 / kN;
+  for (int r = 0; r < 2 * kChunk; r += kR) {
+    Tile<kR, kN> tile;
+    set_zero(tile);
+    add_product<1>(tile, columns + r, 2 * kChunk, columns, 2 * kChunk, K);
+#pragma GCC unroll 16
+    for (int i = 0; i < kR; ++i) {
+#pragma GCC unroll 16
+      for (int j = 0; j < kN; ++j) store(tile.at[i][j], gram + (r + i) * kChunk + j * kLanes);
+    }
+  }
+}
+
+// One panel of one chunk.
+template <class T>
+struct PanelStep : PanelRows<T> {
+  const ChunkScratch& scratch;
+  int64_t K;  // padded
+
+  using PanelRows<T>::problem, PanelRows<T>::panel, PanelRows<T>::t0, PanelRows<T>::count;
+
+  // V_new and its decayed copy, for the row tiles that have tokens.
+  HWY_INLINE void solve() const {
+    const F32 d;
+    const ChunkGates& gates = *scratch.gates;
+    float* v_new = scratch.v_new;
+    float* decayed = scratch.decayed;
+    for (int r = 0; r < count; r += kRows) {
+      const int64_t tokens = std::min<int64_t>(kRows, count - r);
+      for (int64_t i = 0; i < tokens; ++i) prefetch_row(this->v_row(r + i), panel.width);
+      Tile<kRows, kVecs> tile;
+      set_zero(tile);
+      add_product<1>(tile, scratch.columns + r, 2 * kChunk, panel.state, kPanel, K);
+#pragma GCC unroll 16
+      for (int i = 0; i < kRows; ++i) {
+        const Vec beta = hn::Set(d, gates.beta[r + i]);
+        const Vec decay = hn::Set(d, gates.from_start[r + i]);
+        const bool token = i < tokens;
+#pragma GCC unroll 16
+        for (int j = 0; j < kVecs; ++j) {
+          const Vec v = HWY_LIKELY(token) ? this->load_columns(this->v_row(r + i), j) : hn::Zero(d);
+          tile.at[i][j] = hn::Mul(beta, hn::NegMulAdd(decay, tile.at[i][j], v));
+        }
+      }
+      add_product<kChunk>(tile, &gates.minus_a[r][0], 1, v_new, kPanel, r);
+#pragma GCC unroll 16
+      for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 16
+        for (int m = i + 1; m < kRows; ++m) {
+          const Vec a = hn::Set(d, gates.minus_a[r + m][r + i]);
+#pragma GCC unroll 16
+          for (int j = 0; j < kVecs; ++j) {
+            tile.at[m][j] = hn::MulAdd(a, tile.at[i][j], tile.at[m][j]);
+          }
+        }
+        const Vec to_end = hn::Set(d, gates.to_end[r + i]);
+#pragma GCC unroll 16
+        for (int j = 0; j < kVecs; ++j) {
+          const int64_t at = (r + i) * kPanel + j * kLanes;
+          store(tile.at[i][j], v_new + at);
+          store(hn::Mul(to_end, tile.at[i][j]), decayed + at);
+        }
+      }
+    }
+  }
+
+  HWY_INLINE void output() const {
+    const F32 d;
+    const ChunkGates& gates = *scratch.gates;
+    for (int r = 0; r < count; r += kRows) {
+      Tile<kRows, kVecs> tile;
+      set_zero(tile);
+      add_product<1>(tile, scratch.columns + kChunk + r, 2 * kChunk, panel.state, kPanel, K);
+#pragma GCC unroll 16
+      for (int i = 0; i < kRows; ++i) {
+        const Vec factor = hn::Set(d, gates.from_start[r + i] * problem.scale);
+#pragma GCC unroll 16
+        for (int j = 0; j < kVecs; ++j) tile.at[i][j] = hn::Mul(factor, tile.at[i][j]);
+      }
+      add_product<kChunk>(tile, &gates.attention[r][0], 1, scratch.v_new, kPanel, r + kRows);
+      this->store_output(tile, r);
+    }
+  }
+
+  HWY_INLINE void update_state() const {
+    const Vec whole = hn::Set(F32(), scratch.gates->whole);
+    const int64_t tokens = (count + kRows - 1) / kRows * kRows;
+    const float* decayed = scratch.decayed;
+    const float* key = scratch.rows;
+    float* state = panel.state;
+    for (int64_t k = 0; k < K; k += kRows, key += kRows, state += kRows * kPanel) {
+      Tile<kRows, kVecs> tile;
+#pragma GCC unroll 16
+      for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 16
+        for (int j = 0; j < kVecs; ++j) {
+          tile.at[i][j] = hn::Mul(whole, load(state + i * kPanel + j * kLanes));
+        }
+      }
+      add_product<1>(tile, key, K, decayed, kPanel, tokens);
+#pragma GCC unroll 16
+      for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 16
+        for (int j = 0; j < kVecs; ++j) store(tile.at[i][j], state + i * kPanel + j * kLanes);
+      }
+    }
+  }
+
+  void update_and_store_every_state(int64_t n) const {
+    for (int64_t i = 0; i < count; ++i) {
+      const float* key = scratch.rows + i * K;
+      add_token(panel.state, K, scratch.gates->step[i], scratch.v_new + i * kPanel,
+                [&](int64_t k) { return key[k]; });
+      this->store_token_state(n, i, scratch.slot_rows);
+    }
+  }
+};
+
+inline void chunk(const DeltaRuleProblem& problem, const Split& split, int64_t index,
+                  std::byte* base) {
+  const ChunkScratch scratch(problem.shape, split, base);
+  with_element(problem.shape.dtype, [&](auto element) {
+    using T = decltype(element);
+    const int64_t K = padded_k(problem.shape.K);
+    walk_chunks<T>(
+        problem, split, split.task(index), scratch, [](const Panel&) {},
+        [&](const Sequence& sequence, int64_t t0, int64_t count, int64_t head) {
+          pack_rows<T>(problem, problem.k, sequence, t0, count, head, scratch.rows);
+          pack_rows<T>(problem, problem.q, sequence, t0, count, head, scratch.rows + kChunk * K);
+          transpose(scratch.rows, K, 2 * kChunk, K, scratch.columns, 2 * kChunk);
+          gram(scratch.columns, K, scratch.gram);
+        },
+        [] {},
+        [&](const PanelRows<T>& rows) {
+          return PanelStep<T>{rows, scratch, K};
+        });
+  });
+}
+
 }  // namespace gdn::cpu::GDN_ISA
 GDN_AFTER_KERNELS()

@@ -4,11 +4,13 @@
 //   GDN_ISA           the namespace of this copy of the kernels, in gdn::cpu
 //   GDN_HWY_TARGET    the Highway target that the vector types come from
 //   GDN_ISA_FEATURES  further compiler features, ",avx512bf16" say; may be empty
+//   GDN_ISA_HAS_BF16_DOT  where bfloat16 dot products exist (bf16_dot-inl.h)
 #pragma once
 
 #define HWY_BASELINE_TARGETS GDN_HWY_TARGET
 #define HWY_COMPILE_ONLY_STATIC
 
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 // After highway.h.
 #include <hwy/contrib/math/math-inl.h>

@@ -15,6 +15,10 @@ namespace gdn::cpu {
 // vector tiles on every instruction set. No sum runs over V, so a split changes no bit.
 constexpr int64_t kUnit = 32;
 
+// Tokens of a chunk in the fused kernels. 16 has the lowest share of the machine's peak among 16,
+// 32 and 64, and the fewest FLOPs by more: docs/design.md.
+constexpr int kChunk = 16;
+
 constexpr int64_t units_of(int64_t V) { return (V + kUnit - 1) / kUnit; }
 
 // How the work of a delta-rule operator is cut: a task is a sequence n, a q/k head, and a part of

@@ -73,6 +73,15 @@ HWY_INLINE void store(Vec x, f16* p) {
 #endif
 }
 
+// Past the caches; p is aligned to the vector. FlushStream() before another thread reads it.
+HWY_INLINE void stream(Vec x, float* p) { hn::Stream(x, F32(), p); }
+HWY_INLINE void stream(Vec x, bf16* p) {
+  const hn::Rebind<uint16_t, F32> u16;
+  hn::Stream(hn::TruncateTo(u16, hn::ShiftRight<16>(round_to_bf16(x))), u16,
+             reinterpret_cast<uint16_t*>(p));
+}
+HWY_INLINE void stream(Vec x, f16* p) { store(x, p); }
+
 // The first n < kLanes elements, zeros after them; nothing past them is read or written.
 template <class T>
 HWY_INLINE Vec load_n(const T* p, int64_t n) {
@@ -110,37 +119,74 @@ HWY_INLINE Vec exp(Vec x) {
   return hn::IfThenElse(hn::IsNaN(x), x, z);
 }
 
+#if HWY_TARGET != HWY_SCALAR
+// Transposes the kLanes x kLanes matrix of the rows: 4 x 4 inside the 128-bit blocks, then the
+// blocks.
+HWY_INLINE void transpose_square(Vec (&row)[kLanes]) {
+  const F32 d;
+  const hn::RepartitionToWide<F32> pairs;
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; i += 4) {
+    const auto a = hn::BitCast(pairs, hn::InterleaveLower(d, row[i], row[i + 1]));
+    const auto b = hn::BitCast(pairs, hn::InterleaveUpper(d, row[i], row[i + 1]));
+    const auto e = hn::BitCast(pairs, hn::InterleaveLower(d, row[i + 2], row[i + 3]));
+    const auto f = hn::BitCast(pairs, hn::InterleaveUpper(d, row[i + 2], row[i + 3]));
+    row[i] = hn::BitCast(d, hn::InterleaveLower(pairs, a, e));
+    row[i + 1] = hn::BitCast(d, hn::InterleaveUpper(pairs, a, e));
+    row[i + 2] = hn::BitCast(d, hn::InterleaveLower(pairs, b, f));
+    row[i + 3] = hn::BitCast(d, hn::InterleaveUpper(pairs, b, f));
+  }
+#if HWY_TARGET == HWY_AVX3
+#pragma GCC unroll 16
+  for (int i = 0; i < 8; ++i) {  // blocks of rows i and i + 8: halves
+    const Vec a = row[i], b = row[i + 8];
+    row[i] = hn::ConcatLowerLower(d, b, a);
+    row[i + 8] = hn::ConcatUpperUpper(d, b, a);
+  }
+#pragma GCC unroll 16
+  for (int half = 0; half < 16; half += 8) {
+#pragma GCC unroll 16
+    for (int i = half; i < half + 4; ++i) {  // rows i and i + 4: odd and even blocks
+      const Vec a = row[i], b = row[i + 4];
+      row[i] = hn::OddEvenBlocks(hn::SwapAdjacentBlocks(b), a);
+      row[i + 4] = hn::OddEvenBlocks(b, hn::SwapAdjacentBlocks(a));
+    }
+  }
+#elif HWY_TARGET == HWY_AVX2
+#pragma GCC unroll 16
+  for (int i = 0; i < 4; ++i) {
+    const Vec a = row[i], b = row[i + 4];
+    row[i] = hn::ConcatLowerLower(d, b, a);
+    row[i + 4] = hn::ConcatUpperUpper(d, b, a);
+  }
+#else
+  static_assert(kLanes == 4);
+#endif
+}
+#endif
+
 // to[c][r] = from[r][c]; no overlap.
 inline void transpose(const float* HWY_RESTRICT from, int64_t from_stride, int64_t rows,
                       int64_t columns, float* HWY_RESTRICT to, int64_t to_stride) {
-  int64_t r = 0;
-#if HWY_TARGET != HWY_SCALAR
-  const hn::FixedTag<float, 4> d;
-  const hn::Repartition<double, decltype(d)> pairs;
-  for (; r + 4 <= rows; r += 4) {
-    const float* p = from + r * from_stride;
-    int64_t c = 0;
-    for (; c + 4 <= columns; c += 4) {
-      const auto a0 = hn::LoadU(d, p + c), a1 = hn::LoadU(d, p + from_stride + c);
-      const auto a2 = hn::LoadU(d, p + 2 * from_stride + c),
-                 a3 = hn::LoadU(d, p + 3 * from_stride + c);
-      const auto b0 = hn::BitCast(pairs, hn::InterleaveLower(d, a0, a1));
-      const auto b1 = hn::BitCast(pairs, hn::InterleaveUpper(d, a0, a1));
-      const auto b2 = hn::BitCast(pairs, hn::InterleaveLower(d, a2, a3));
-      const auto b3 = hn::BitCast(pairs, hn::InterleaveUpper(d, a2, a3));
-      float* q = to + c * to_stride + r;
-      hn::StoreU(hn::BitCast(d, hn::InterleaveLower(pairs, b0, b2)), d, q);
-      hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(pairs, b0, b2)), d, q + to_stride);
-      hn::StoreU(hn::BitCast(d, hn::InterleaveLower(pairs, b1, b3)), d, q + 2 * to_stride);
-      hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(pairs, b1, b3)), d, q + 3 * to_stride);
-    }
-    for (; c < columns; ++c) {
-      for (int64_t i = 0; i < 4; ++i) to[c * to_stride + r + i] = p[i * from_stride + c];
+#if HWY_TARGET == HWY_SCALAR
+  const int64_t square_rows = 0, square_columns = 0;
+#else
+  const int64_t square_rows = rows / kLanes * kLanes, square_columns = columns / kLanes * kLanes;
+  for (int64_t r = 0; r < square_rows; r += kLanes) {
+    for (int64_t c = 0; c < square_columns; c += kLanes) {
+      Vec row[kLanes];
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) row[i] = load(from + (r + i) * from_stride + c);
+      transpose_square(row);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) store(row[i], to + (c + i) * to_stride + r);
     }
   }
 #endif
-  for (; r < rows; ++r) {
-    for (int64_t c = 0; c < columns; ++c) to[c * to_stride + r] = from[r * from_stride + c];
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = r < square_rows ? square_columns : 0; c < columns; ++c) {
+      to[c * to_stride + r] = from[r * from_stride + c];
+    }
   }
 }
 

@@ -2,6 +2,7 @@
 #define GDN_ISA avx512_bf16
 #define GDN_HWY_TARGET HWY_AVX3
 #define GDN_ISA_FEATURES ",avx512bf16"
+#define GDN_ISA_HAS_BF16_DOT
 #include "cpu/isa.h"
 // After isa.h.
 #include "cpu/all_kernels-inl.h"

@@ -1,0 +1,49 @@
+// Products of bfloat16 pairs with float accumulation, through intrinsics: Highway 1.0 has none. A
+// pair is a 32-bit word, its lower half the element of lower index.
+#include <immintrin.h>
+
+GDN_BEFORE_KERNELS()
+namespace gdn::cpu::GDN_ISA {
+
+HWY_INLINE Vec dot_pairs(Vec sum, __m512i a, __m512i b) {
+  return Vec{
+      _mm512_dpbf16_ps(sum.raw, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b))};
+}
+
+// Lane i: the pair (low[i], high[i]), each rounded to nearest even.
+HWY_INLINE __m512i make_pairs(Vec low, Vec high) {
+  const __m512i interleave =
+      _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                       21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  const auto packed = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high.raw, low.raw));
+  return _mm512_permutexvar_epi16(interleave, packed);
+}
+
+// x rounded to bfloat16, as floats.
+HWY_INLINE Vec rounded_to_bf16(Vec x) {
+  const auto half = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x.raw));
+  return Vec{_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16))};
+}
+
+// As add_product (tile-inl.h), over pairs: tile[r][:] += sum over i < count of
+// a[r * kRowStride + i * step] . b[i * b_stride + :].
+template <int kRowStride, int kR, int kN>
+HWY_INLINE void add_pair_product(Tile<kR, kN>& tile, const uint32_t* HWY_RESTRICT a, int64_t step,
+                                 const uint32_t* HWY_RESTRICT b, int64_t b_stride, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    __m512i vectors[kN];
+#pragma GCC unroll 16
+    for (int j = 0; j < kN; ++j) vectors[j] = _mm512_loadu_si512(b + j * kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < kR; ++r) {
+      const __m512i x = _mm512_set1_epi32(static_cast<int>(a[r * kRowStride]));
+#pragma GCC unroll 16
+      for (int j = 0; j < kN; ++j) tile.at[r][j] = dot_pairs(tile.at[r][j], x, vectors[j]);
+    }
+    a += step;
+    b += b_stride;
+  }
+}
+
+}  // namespace gdn::cpu::GDN_ISA
+GDN_AFTER_KERNELS()

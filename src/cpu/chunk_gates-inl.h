@@ -1,0 +1,65 @@
+// What the gates make of a chunk of one value head: decays, and the two masked matrices.
+
+GDN_BEFORE_KERNELS()
+namespace gdn::cpu::GDN_ISA {
+
+struct ChunkGates {
+  float beta[kChunk];
+  float step[kChunk];        // exp(g_i)
+  float from_start[kChunk];  // exp(G_i), G_i = g_0 + .. + g_i
+  float to_end[kChunk];      // exp(G_last - G_i)
+  float whole;               // exp(G_last)
+  // Zero outside the triangles.
+  float minus_a[kChunk][kChunk];    // -beta_i exp(G_i - G_j) (k_i . k_j), i > j
+  float attention[kChunk][kChunk];  // scale exp(G_i - G_j) (q_i . k_j), i >= j
+};
+
+// gram: rows 0 .. kChunk - 1 are k_i . k_j, the next kChunk rows q_i . k_j. Tokens from `count` on
+// are padding with g = 0 and beta = 0: they decay nothing.
+inline void compute_chunk_gates(const DeltaRuleProblem& problem, const Sequence& sequence,
+                                int64_t t0, int64_t count, int64_t head, const float* gram,
+                                ChunkGates& gates) {
+  const F32 d;
+  alignas(64) float g[kChunk] = {};
+  std::fill_n(gates.beta, kChunk, 0.0f);
+  compute_gates(problem.gates, sequence, t0, count, head, g, gates.beta);
+
+  // G in double, kept as two floats: a float sum would lose the digits of later differences after
+  // one large |g|.
+  alignas(64) float high[kChunk], low[kChunk];
+  double sum = 0;
+  for (int i = 0; i < kChunk; ++i) {
+    sum += static_cast<double>(g[i]);
+    high[i] = static_cast<float>(sum);
+    low[i] = static_cast<float>(sum - static_cast<double>(high[i]));
+  }
+  const auto difference = [&](Vec to_high, Vec to_low, int j) {
+    return hn::Add(hn::Sub(to_high, load(high + j)), hn::Sub(to_low, load(low + j)));
+  };
+  const Vec last_high = hn::Set(d, high[kChunk - 1]), last_low = hn::Set(d, low[kChunk - 1]);
+  for (int i = 0; i < kChunk; i += kLanes) {
+    store(exp(load(g + i)), gates.step + i);
+    store(exp(load(high + i)), gates.from_start + i);
+    store(exp(difference(last_high, last_low, i)), gates.to_end + i);
+  }
+  gates.whole = gates.from_start[kChunk - 1];
+
+  for (int i = 0; i < kChunk; ++i) {
+    const Vec high_i = hn::Set(d, high[i]), low_i = hn::Set(d, low[i]);
+    const Vec minus_beta = hn::Set(d, -gates.beta[i]), scale = hn::Set(d, problem.scale);
+    for (int j = 0; j < kChunk; j += kLanes) {
+      // Masked before the exponential: above the diagonal the difference may be large and positive.
+      const auto on_or_below = hn::FirstN(d, static_cast<size_t>(std::max(0, i - j + 1)));
+      const auto below = hn::FirstN(d, static_cast<size_t>(std::max(0, i - j)));
+      const Vec decay = exp(hn::IfThenElseZero(on_or_below, difference(high_i, low_i, j)));
+      const Vec kk = load(gram + i * kChunk + j), qk = load(gram + (kChunk + i) * kChunk + j);
+      store(hn::IfThenElseZero(below, hn::Mul(hn::Mul(decay, minus_beta), kk)),
+            &gates.minus_a[i][j]);
+      store(hn::IfThenElseZero(on_or_below, hn::Mul(hn::Mul(decay, scale), qk)),
+            &gates.attention[i][j]);
+    }
+  }
+}
+
+}  // namespace gdn::cpu::GDN_ISA
+GDN_AFTER_KERNELS()

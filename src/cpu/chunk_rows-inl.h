@@ -1,0 +1,122 @@
+// Rows of v and out as the chunk kernels see them: the columns of one panel, for the tokens of one
+// chunk.
+
+GDN_BEFORE_KERNELS()
+namespace gdn::cpu::GDN_ISA {
+
+// Rows of consecutive tokens are too far apart for the hardware's prefetchers.
+template <class T>
+HWY_INLINE void prefetch_row(const T* row, int64_t elements) {
+  const char* p = reinterpret_cast<const char*>(row);
+  for (int64_t byte = 0; byte < elements * static_cast<int64_t>(sizeof(T)); byte += 64) {
+    __builtin_prefetch(p + byte);
+  }
+}
+// To the second-level cache: what the next chunk, from token t0 on, will read of k, q and v.
+template <class T>
+HWY_INLINE void prefetch_chunk(const DeltaRuleProblem& problem, const Sequence& sequence,
+                               int64_t t0, const Split& split, const Split::Task& task) {
+  const auto prefetch_l2 = [](const std::byte* row, int64_t elements) {
+    for (int64_t byte = 0; byte < elements * static_cast<int64_t>(sizeof(T)); byte += 64) {
+      __builtin_prefetch(row + byte, 0, 2);
+    }
+  };
+  const int64_t end = std::min<int64_t>(t0 + kChunk, sequence.length);
+  for (int64_t t = t0; t < end; ++t) {
+    prefetch_l2(problem.k.at(sequence, t, task.head), problem.shape.K);
+    prefetch_l2(problem.q.at(sequence, t, task.head), problem.shape.K);
+    split.for_each_range(task, [&](int64_t head, int64_t first, int64_t last) {
+      prefetch_l2(problem.v.at(sequence, t, head) + first * static_cast<int64_t>(sizeof(T)),
+                  last - first);
+    });
+  }
+}
+// To the first-level cache: the rows of the chunk from token t0 on.
+template <class T>
+HWY_INLINE void prefetch_rows(const TokenTensor& tensor, const Sequence& sequence, int64_t t0,
+                              int64_t head, int64_t elements) {
+  const int64_t end = std::min<int64_t>(t0 + kChunk, sequence.length);
+  for (int64_t t = t0; t < end; ++t) {
+    prefetch_row(reinterpret_cast<const T*>(tensor.at(sequence, t, head)), elements);
+  }
+}
+
+// Whether out is stored past the caches: worth up to a tenth where it is too large to be still
+// there when it is read next, which is taken to be so from half of a common last-level cache.
+constexpr int64_t kStreamBytes = 16 << 20;
+inline bool stores_past_caches(const DeltaRuleProblem& problem) {
+  const TokenTensor& out = problem.out;
+  const int64_t size = size_of(out.dtype);
+  const auto aligned = [&](int64_t elements) { return elements * size % 64 == 0; };
+  return problem.shape.tokens * problem.shape.value_heads * problem.shape.V * size >=
+             kStreamBytes &&
+         reinterpret_cast<uintptr_t>(out.data) % 64 == 0 && aligned(out.batch_stride) &&
+         aligned(out.token_stride) && aligned(out.head_stride) && aligned(kPanel);
+}
+
+template <class T>
+struct PanelRows {
+  const DeltaRuleProblem& problem;
+  const Sequence& sequence;
+  const Panel& panel;
+  int64_t t0;        // first token of the chunk
+  int64_t count;     // its tokens; the rest of the chunk is padding
+  bool past_caches;  // how out is stored
+
+  const T* v_row(int64_t i) const {
+    return reinterpret_cast<const T*>(problem.v.at(sequence, t0 + i, panel.head)) + panel.column;
+  }
+  T* out_row(int64_t i) const {
+    return reinterpret_cast<T*>(problem.out.at(sequence, t0 + i, panel.head)) + panel.column;
+  }
+  // Vector j of the panel's part of a row; lanes past its width are zero.
+  HWY_INLINE Vec load_columns(const T* row, int j) const {
+    if (HWY_LIKELY(panel.width == kPanel)) return load(row + j * kLanes);
+    const int64_t left = panel.width - j * kLanes;
+    return left <= 0 ? hn::Zero(F32()) : load_n(row + j * kLanes, std::min<int64_t>(left, kLanes));
+  }
+  HWY_INLINE void store_columns(Vec x, T* row, int j) const {
+    if (HWY_LIKELY(panel.width == kPanel)) {
+      if (past_caches) {
+        stream(x, row + j * kLanes);
+      } else {
+        store(x, row + j * kLanes);
+      }
+      return;
+    }
+    const int64_t left = panel.width - j * kLanes;
+    if (left > 0) store_n(x, row + j * kLanes, std::min<int64_t>(left, kLanes));
+  }
+
+  // Rows r .. r + kRows - 1 of out, as far as there are tokens.
+  HWY_INLINE void store_output(const Tile<kRows, kVecs>& tile, int r) const {
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) {
+      if (r + i >= count) break;
+#pragma GCC unroll 16
+      for (int j = 0; j < kVecs; ++j) store_columns(tile.at[i][j], out_row(r + i), j);
+    }
+  }
+  // The panel's state after token i of the chunk, where it is asked for.
+  void store_token_state(int64_t n, int64_t i, float* slot_rows) const {
+    if (std::byte* slot = problem.final_slot(n, t0 + i)) {
+      store_panel(problem.shape, panel, slot, problem.final_state.dtype, slot_rows);
+    }
+  }
+};
+
+// A skipped sequence: its rows of out, in the columns of the task, are zero.
+inline void zero_output(const DeltaRuleProblem& problem, const Split& split,
+                        const Split::Task& task) {
+  const Sequence sequence = problem.sequences.at(task.n);
+  const int64_t size = size_of(problem.out.dtype);
+  split.for_each_range(task, [&](int64_t head, int64_t begin, int64_t end) {
+    for (int64_t t = 0; t < sequence.length; ++t) {
+      std::fill_n(problem.out.at(sequence, t, head) + begin * size, (end - begin) * size,
+                  std::byte{0});
+    }
+  });
+}
+
+}  // namespace gdn::cpu::GDN_ISA
+GDN_AFTER_KERNELS()
