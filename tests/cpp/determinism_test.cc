@@ -237,7 +237,8 @@ Case one_sequence(Case c, int64_t length) {
   return c;
 }
 
-// The reference keeps a call's running state in double, so that a cut rounds it.
+// The reference keeps a call's running state in double, so that a cut rounds it, and its states
+// inside a chunk come by another way than its last one.
 bool is_reference(const Context& context) { return std::string(context.kernel) == "reference"; }
 
 TEST(DeterminismOfParts, PrefillCutAtMultiplesOf64GivesTheBitsOfTheUncutCall) {
@@ -258,6 +259,7 @@ TEST(DeterminismOfParts, PrefillCutAtMultiplesOf64GivesTheBitsOfTheUncutCall) {
 
 TEST(DeterminismOfParts, CheckpointsAreTheStatesOfTheCallThatEndsThere) {
   for_each_kernel([](Context& context) {
+    if (is_reference(context)) return;
     for (const Case& shape : shapes(Operator::kChunk)) {
       Case c = one_sequence(shape, 200);
       c.checkpoint_every = 64;
