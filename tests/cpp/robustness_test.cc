@@ -65,12 +65,14 @@ TEST_P(Robustness, NaNAndInfStayInTheirSequenceAndHead) {
       const DeltaRuleData clean = verify::make_delta_rule(c);
       expect_ok(verify::call(context, clean));
       for (const Spoiled& what : spoiled) {
-        for (double value : {std::nan(""), std::numeric_limits<double>::infinity()}) {
-          SCOPED_TRACE(what.name + " " + std::to_string(value) + ": " +
-                       verify::repeat_line(c, context));
+        const double infinity = std::numeric_limits<double>::infinity();
+        for (const auto& [value, token_of_sequence] :
+             {std::pair(std::nan(""), 0), {std::nan(""), 20}, {infinity, 0}, {infinity, 20}}) {
+          SCOPED_TRACE(what.name + " " + std::to_string(value) + " at token " +
+                       std::to_string(token_of_sequence) + ": " + verify::repeat_line(c, context));
           DeltaRuleData data = verify::make_delta_rule(c);
-          const int64_t token = c.lengths[0] + 20;  // of sequence 1
-          const int64_t head = 1;                   // of the tensor
+          const int64_t token = c.lengths[0] + token_of_sequence;  // of sequence 1
+          const int64_t head = 1;                                  // of the tensor
           (data.*what.tensor).set((token * what.heads + head) * what.width + what.width / 2, value);
           expect_ok(verify::call(context, data));
           const auto concerned = [&](int64_t value_head) {
