@@ -69,6 +69,8 @@ struct PanelStep : PanelRows<T> {
   HWY_INLINE void solve() const {
     const F32 d;
     const ChunkGates& gates = *scratch.gates;
+    float* v_new = scratch.v_new;
+    float* decayed = scratch.decayed;
     for (int r = 0; r < count; r += kRows) {
       const int64_t tokens = std::min<int64_t>(kRows, count - r);
       for (int64_t i = 0; i < tokens; ++i) prefetch_row(this->v_row(r + i), panel.width);
@@ -86,7 +88,7 @@ struct PanelStep : PanelRows<T> {
           tile.at[i][j] = hn::Mul(beta, hn::NegMulAdd(decay, tile.at[i][j], v));
         }
       }
-      add_product<kChunk>(tile, &gates.minus_a[r][0], 1, scratch.v_new, kPanel, r);
+      add_product<kChunk>(tile, &gates.minus_a[r][0], 1, v_new, kPanel, r);
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 16
@@ -101,8 +103,8 @@ struct PanelStep : PanelRows<T> {
 #pragma GCC unroll 16
         for (int j = 0; j < kVecs; ++j) {
           const int64_t at = (r + i) * kPanel + j * kLanes;
-          store(tile.at[i][j], scratch.v_new + at);
-          store(hn::Mul(to_end, tile.at[i][j]), scratch.decayed + at);
+          store(tile.at[i][j], v_new + at);
+          store(hn::Mul(to_end, tile.at[i][j]), decayed + at);
         }
       }
     }
@@ -129,22 +131,23 @@ struct PanelStep : PanelRows<T> {
   HWY_INLINE void update_state() const {
     const Vec whole = hn::Set(F32(), scratch.gates->whole);
     const int64_t tokens = (count + kRows - 1) / kRows * kRows;
-    for (int64_t k = 0; k < K; k += kRows) {
+    const float* decayed = scratch.decayed;
+    const float* key = scratch.rows;
+    float* state = panel.state;
+    for (int64_t k = 0; k < K; k += kRows, key += kRows, state += kRows * kPanel) {
       Tile<kRows, kVecs> tile;
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 16
         for (int j = 0; j < kVecs; ++j) {
-          tile.at[i][j] = hn::Mul(whole, load(panel.state + (k + i) * kPanel + j * kLanes));
+          tile.at[i][j] = hn::Mul(whole, load(state + i * kPanel + j * kLanes));
         }
       }
-      add_product<1>(tile, scratch.rows + k, K, scratch.decayed, kPanel, tokens);
+      add_product<1>(tile, key, K, decayed, kPanel, tokens);
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 16
-        for (int j = 0; j < kVecs; ++j) {
-          store(tile.at[i][j], panel.state + (k + i) * kPanel + j * kLanes);
-        }
+        for (int j = 0; j < kVecs; ++j) store(tile.at[i][j], state + i * kPanel + j * kLanes);
       }
     }
   }

@@ -135,6 +135,8 @@ struct PanelStepBf16 : PanelRows<bf16> {
   HWY_INLINE void solve() const {
     const F32 d;
     const ChunkGates& gates = *scratch.common.gates;
+    float* v_new = scratch.common.v_new;
+    uint32_t* pairs = scratch.decayed;
     for (int r = 0; r < count; r += kRows) {
       const int64_t tokens = std::min<int64_t>(kRows, count - r);
       for (int64_t i = 0; i < tokens; ++i) prefetch_row(v_row(r + i), panel.width);
@@ -152,7 +154,7 @@ struct PanelStepBf16 : PanelRows<bf16> {
           tile.at[i][j] = hn::Mul(beta, hn::NegMulAdd(decay, tile.at[i][j], v));
         }
       }
-      add_product<kChunk>(tile, &gates.minus_a[r][0], 1, scratch.common.v_new, kPanel, r);
+      add_product<kChunk>(tile, &gates.minus_a[r][0], 1, v_new, kPanel, r);
       Vec previous[kVecs] = {};
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; ++i) {
@@ -175,11 +177,11 @@ struct PanelStepBf16 : PanelRows<bf16> {
         }
 #pragma GCC unroll 16
         for (int j = 0; j < kVecs; ++j) {
-          store(tile.at[i][j], scratch.common.v_new + (r + i) * kPanel + j * kLanes);
+          store(tile.at[i][j], v_new + (r + i) * kPanel + j * kLanes);
           if (i % 2 == 1) {
             const __m512i low = _mm512_srli_epi32(_mm512_castps_si512(previous[j].raw), 16);
             const __m512i pair = _mm512_or_si512(low, _mm512_castps_si512(rounded[j].raw));
-            _mm512_storeu_si512(scratch.decayed + (r + i) / 2 * kPanel + j * kLanes, pair);
+            _mm512_storeu_si512(pairs + (r + i) / 2 * kPanel + j * kLanes, pair);
           }
           previous[j] = rounded[j];
         }
@@ -209,27 +211,33 @@ struct PanelStepBf16 : PanelRows<bf16> {
   HWY_INLINE void update_state() const {
     const Vec whole = hn::Set(F32(), scratch.common.gates->whole);
     const int64_t pairs = (count + kRows - 1) / kRows * kRows / 2;
+    const uint32_t* decayed = scratch.decayed;
+    const uint32_t* key = scratch.token_pairs;
+    float* s = panel.state;
+    uint32_t* copy = state;
     for (int64_t k = 0; k < K; k += kRows) {
       Tile<kRows, kVecs> tile;
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 16
         for (int j = 0; j < kVecs; ++j) {
-          tile.at[i][j] = hn::Mul(whole, load(panel.state + (k + i) * kPanel + j * kLanes));
+          tile.at[i][j] = hn::Mul(whole, load(s + i * kPanel + j * kLanes));
         }
       }
-      add_pair_product<1>(tile, scratch.token_pairs + k, K, scratch.decayed, kPanel, pairs);
+      add_pair_product<1>(tile, key, K, decayed, kPanel, pairs);
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; i += 2) {
 #pragma GCC unroll 16
         for (int j = 0; j < kVecs; ++j) {
-          float* s = panel.state + (k + i) * kPanel + j * kLanes;
-          store(tile.at[i][j], s);
-          store(tile.at[i + 1][j], s + kPanel);
-          _mm512_storeu_si512(state + (k + i) / 2 * kPanel + j * kLanes,
+          store(tile.at[i][j], s + i * kPanel + j * kLanes);
+          store(tile.at[i + 1][j], s + (i + 1) * kPanel + j * kLanes);
+          _mm512_storeu_si512(copy + i / 2 * kPanel + j * kLanes,
                               make_pairs(tile.at[i][j], tile.at[i + 1][j]));
         }
       }
+      key += kRows;
+      s += kRows * kPanel;
+      copy += kRows / 2 * kPanel;
     }
   }
 

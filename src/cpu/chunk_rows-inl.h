@@ -14,8 +14,8 @@ HWY_INLINE void prefetch_row(const T* row, int64_t elements) {
 }
 // To the second-level cache: what the next chunk, from token t0 on, will read of k, q and v.
 template <class T>
-HWY_INLINE void prefetch_chunk(const DeltaRuleProblem& problem, const Sequence& sequence, int64_t t0,
-                               const Split& split, const Split::Task& task) {
+HWY_INLINE void prefetch_chunk(const DeltaRuleProblem& problem, const Sequence& sequence,
+                               int64_t t0, const Split& split, const Split::Task& task) {
   const auto prefetch_l2 = [](const std::byte* row, int64_t elements) {
     for (int64_t byte = 0; byte < elements * static_cast<int64_t>(sizeof(T)); byte += 64) {
       __builtin_prefetch(row + byte, 0, 2);
@@ -31,14 +31,25 @@ HWY_INLINE void prefetch_chunk(const DeltaRuleProblem& problem, const Sequence& 
     });
   }
 }
-// Whether out is stored past the caches: worth up to a tenth where it is too large to be still there when
-// it is read next, which is taken to be so from half of a common last-level cache.
+// To the first-level cache: the rows of the chunk from token t0 on.
+template <class T>
+HWY_INLINE void prefetch_rows(const TokenTensor& tensor, const Sequence& sequence, int64_t t0,
+                              int64_t head, int64_t elements) {
+  const int64_t end = std::min<int64_t>(t0 + kChunk, sequence.length);
+  for (int64_t t = t0; t < end; ++t) {
+    prefetch_row(reinterpret_cast<const T*>(tensor.at(sequence, t, head)), elements);
+  }
+}
+
+// Whether out is stored past the caches: worth up to a tenth where it is too large to be still
+// there when it is read next, which is taken to be so from half of a common last-level cache.
 constexpr int64_t kStreamBytes = 16 << 20;
 inline bool stores_past_caches(const DeltaRuleProblem& problem) {
   const TokenTensor& out = problem.out;
   const int64_t size = size_of(out.dtype);
   const auto aligned = [&](int64_t elements) { return elements * size % 64 == 0; };
-  return problem.shape.tokens * problem.shape.value_heads * problem.shape.V * size >= kStreamBytes &&
+  return problem.shape.tokens * problem.shape.value_heads * problem.shape.V * size >=
+             kStreamBytes &&
          reinterpret_cast<uintptr_t>(out.data) % 64 == 0 && aligned(out.batch_stride) &&
          aligned(out.token_stride) && aligned(out.head_stride) && aligned(kPanel);
 }
@@ -48,8 +59,8 @@ struct PanelRows {
   const DeltaRuleProblem& problem;
   const Sequence& sequence;
   const Panel& panel;
-  int64_t t0;     // first token of the chunk
-  int64_t count;  // its tokens; the rest of the chunk is padding
+  int64_t t0;        // first token of the chunk
+  int64_t count;     // its tokens; the rest of the chunk is padding
   bool past_caches;  // how out is stored
 
   const T* v_row(int64_t i) const {

@@ -78,7 +78,9 @@ HWY_INLINE void walk_chunks(const DeltaRuleProblem& problem, const Split& split,
   };
 
   const bool past_caches = stores_past_caches(problem);
+  int64_t panels = 0;
   for_each([&](const Panel& panel) {
+    ++panels;
     load_panel(shape, initial.data, problem.initial_state.dtype, panel, scratch.slot_rows);
     loaded(panel);
   });
@@ -87,6 +89,7 @@ HWY_INLINE void walk_chunks(const DeltaRuleProblem& problem, const Split& split,
     pack(sequence, t0, count, task.head);
     prefetch_chunk<T>(problem, sequence, t0 + kChunk, split, task);
     int64_t head = -1;
+    int64_t panels_left = panels;
     for_each([&](const Panel& panel) {
       if (panel.head != head) {
         head = panel.head;
@@ -96,6 +99,11 @@ HWY_INLINE void walk_chunks(const DeltaRuleProblem& problem, const Split& split,
       const auto step = make_step(PanelRows<T>{problem, sequence, panel, t0, count, past_caches});
       step.solve();
       step.output();
+      // Strided rows evict one another from the first-level cache when fetched much earlier.
+      if (--panels_left < 2) {
+        prefetch_rows<T>(panels_left == 1 ? problem.k : problem.q, sequence, t0 + kChunk, task.head,
+                         shape.K);
+      }
       // Where the state after every token is asked for, the update goes token by token:
       // S_i = exp(g_i) S_i-1 + v_new_i k_i^T.
       if (HWY_UNLIKELY(problem.stores_every_state())) {

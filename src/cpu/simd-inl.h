@@ -120,7 +120,8 @@ HWY_INLINE Vec exp(Vec x) {
 }
 
 #if HWY_TARGET != HWY_SCALAR
-// Transposes the kLanes x kLanes matrix of the rows: 4 x 4 inside the 128-bit blocks, then the blocks.
+// Transposes the kLanes x kLanes matrix of the rows: 4 x 4 inside the 128-bit blocks, then the
+// blocks.
 HWY_INLINE void transpose_square(Vec (&row)[kLanes]) {
   const F32 d;
   const hn::RepartitionToWide<F32> pairs;
