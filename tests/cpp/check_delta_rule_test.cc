@@ -177,7 +177,7 @@ TYPED_TEST(CheckDeltaRule, Legal) {
        [](Call& c) {
          c.pool();
          c.tokens(4, 0);
-         c.args.final_state_indices = c.memory.values<int>(DType::kI32, {4, 0}, {});
+         c.args.final_state_indices = c.memory.values(DType::kI32, {4, 0}, {});
        }},
   });
 }
@@ -186,7 +186,7 @@ TYPED_TEST(CheckDeltaRule, NoColumnsStoreNoState) {
   TypeParam call;
   call.pool();
   call.tokens(4, 0);
-  call.args.final_state_indices = call.memory.template values<int>(DType::kI32, {4, 0}, {});
+  call.args.final_state_indices = call.memory.values(DType::kI32, {4, 0}, {});
   EXPECT_FALSE(expect_ok(call).final_state.given());
 }
 
