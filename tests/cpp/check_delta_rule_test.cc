@@ -1,5 +1,7 @@
 // States, slots and checkpoints of chunk() and recurrent().
+#include <algorithm>
 #include <numeric>
+#include <random>
 
 #include "check_support.h"
 

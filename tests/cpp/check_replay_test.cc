@@ -1,4 +1,6 @@
 // The checks of replay_verify() and replay_commit() beyond what check_tokens_test.cc covers.
+#include <type_traits>
+
 #include "check_support.h"
 
 namespace gdn {
