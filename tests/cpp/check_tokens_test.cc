@@ -253,7 +253,7 @@ TYPED_TEST(CheckTokens, Overlaps) {
        "out overlaps v, expected memory of its own"},
       {[](Call& c) {
          c.args.g = c.memory.input(DType::kF32, {2, 3, kHV * kV});
-         c.args.g.data = c.args.out.data;
+         c.args.out.data = c.args.g.data;
          c.args.g.shape[2] = kHV;
        },
        "out overlaps g, expected memory of its own"},
