@@ -1,7 +1,131 @@
+// The reference as a backend: taken only when it is forced by its name.
 #include "backend.h"
+
+#include <vector>
+
+#include "reference/chunked.h"
+#include "reference/gating.h"
+#include "reference/l2norm.h"
+#include "reference/recurrent.h"
+#include "reference/replay.h"
+#include "reference/solve_tril.h"
+#include "reference/tasks.h"
+#include "reference/tensor_io.h"
+
 namespace gdn {
-const Backend& reference_backend() {
-  static const Backend b{};
-  return b;
+namespace {
+
+std::span<const KernelInfo> list_kernels() {
+  static const KernelInfo list[] = {
+      {"reference", "reference", "the definition in double, plain loops", true}};
+  return list;
 }
+
+Status plan_reference(const Shape& shape, const PlanRequest&, Plan* plan) {
+  plan->kernel = "reference";
+  plan->reason = "forced";
+  plan->compute = Compute::kF32;  // nothing is rounded to bfloat16
+  switch (shape.op) {
+    case Op::kChunk:
+      plan->chunk = shape.chunk_size;
+      plan->tasks = shape.sequences * shape.value_heads;
+      break;
+    case Op::kRecurrent:
+      plan->tasks = shape.sequences * shape.value_heads;
+      break;
+    case Op::kReplayVerify:
+    case Op::kReplayCommit:
+      plan->tasks = shape.sequences * shape.heads;
+      break;
+    case Op::kGating:
+    case Op::kL2norm:
+    case Op::kSolveTril:
+      plan->tasks = shape.sequences;
+      break;
+  }
+  return {};
+}
+
+// Rows of out past the last sequence.
+void zero_tail(const TokenTensor& out, const SequenceTable& sequences, const Shape& shape) {
+  for (int64_t head = 0; head < shape.value_heads; ++head) {
+    reference::zero_rows(out, sequences.tail(), head, shape.V);
+  }
+}
+
+// Something for each worker, made before the first task runs: whatever fails, fails before anything
+// is written.
+template <class T>
+std::vector<T> per_worker(const Call& call, const T& value) {
+  return std::vector<T>(static_cast<size_t>(reference::worker_count(call.context.executor)), value);
+}
+
+Status run_chunk(const Call& call, const DeltaRuleProblem& problem) {
+  reference::chunk(problem, call.context.executor);
+  zero_tail(problem.out, problem.sequences, problem.shape);
+  return {};
+}
+
+Status run_recurrent(const Call& call, const DeltaRuleProblem& problem) {
+  auto scratch = per_worker(call, reference::Scratch(problem.shape));
+  const int64_t heads = problem.shape.value_heads;
+  call.for_each_task([&](int64_t task, int worker) {
+    reference::recurrent(problem, task / heads, task % heads,
+                         &scratch[static_cast<size_t>(worker)]);
+  });
+  zero_tail(problem.out, problem.sequences, problem.shape);
+  return {};
+}
+
+Status run_replay(const Call& call, const ReplayProblem& problem) {
+  auto scratch = per_worker(call, reference::Scratch(problem.shape));
+  const int64_t heads = problem.shape.heads;
+  call.for_each_task([&](int64_t task, int worker) {
+    reference::replay(problem, task / heads, task % heads, &scratch[static_cast<size_t>(worker)]);
+  });
+  if (problem.verifies()) zero_tail(problem.out, problem.sequences, problem.shape);
+  return {};
+}
+
+Status run_gating(const Call& call, const GatingProblem& problem) {
+  call.for_each_task([&](int64_t batch, int) { reference::gating(problem, batch); });
+  return {};
+}
+
+Status run_l2norm(const Call& call, const L2normProblem& problem) {
+  const std::vector<double> row(static_cast<size_t>(problem.shape.K));
+  auto buffers = per_worker(call, row);
+  call.for_each_task([&](int64_t i, int worker) {
+    reference::l2norm(problem, i, buffers[static_cast<size_t>(worker)].data());
+  });
+  return {};
+}
+
+Status run_solve_tril(const Call& call, const SolveTrilProblem& problem) {
+  const std::vector<double> matrices(static_cast<size_t>(3 * problem.shape.K * problem.shape.K));
+  auto buffers = per_worker(call, matrices);
+  call.for_each_task([&](int64_t matrix, int worker) {
+    reference::solve_tril(problem, matrix, buffers[static_cast<size_t>(worker)].data());
+  });
+  return {};
+}
+
+}  // namespace
+
+const Backend& reference_backend() {
+  static const Backend backend = {
+      .name = "reference",
+      .device = DeviceType::kCPU,
+      .kernels = &list_kernels,
+      .plan = &plan_reference,
+      .chunk = &run_chunk,
+      .recurrent = &run_recurrent,
+      .replay = &run_replay,
+      .gating = &run_gating,
+      .l2norm = &run_l2norm,
+      .solve_tril = &run_solve_tril,
+  };
+  return backend;
+}
+
 }  // namespace gdn

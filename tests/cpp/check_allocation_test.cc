@@ -1,0 +1,82 @@
+// A decode call's checks allocate nothing, and take their time from nobody.
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <new>
+#include <numeric>
+
+#include "check_support.h"
+
+namespace {
+std::atomic<int64_t> allocations{0};
+}
+
+// Counts the allocations of the whole program.
+void* operator new(std::size_t size) {
+  ++allocations;
+  if (void* p = std::malloc(size > 0 ? size : 1)) return p;
+  throw std::bad_alloc();
+}
+void operator delete(void* p) noexcept { std::free(p); }
+void operator delete(void* p, std::size_t) noexcept { std::free(p); }
+
+namespace gdn {
+namespace {
+
+template <class Call>
+int64_t allocations_of_check(const Call& call) {
+  typename Operator<std::decay_t<decltype(call.args)>>::Problem problem;
+  const int64_t before = allocations;
+  const Status status = check(call.args, &problem);
+  const int64_t after = allocations;
+  EXPECT_TRUE(status.ok()) << status.message();
+  return after - before;
+}
+
+TEST(CheckAllocation, RightCallsAllocateNothing) {
+  ReplayVerifyCall replay;
+  EXPECT_EQ(allocations_of_check(replay), 0);
+  RecurrentCall decode;
+  decode.compute_gates();
+  decode.args.final_state = decode.args.initial_state;
+  EXPECT_EQ(allocations_of_check(decode), 0);
+  RecurrentCall speculative;
+  speculative.speculative();
+  EXPECT_EQ(allocations_of_check(speculative), 0);
+}
+
+TEST(CheckAllocation, SixtyFourSequencesAllocateNothing) {
+  constexpr int64_t N = 64;
+  RecurrentCall call;
+  call.tokens(N, 1);
+  call.args.initial_state = call.args.final_state = call.state_in(N);
+  std::vector<int64_t> slots(N);
+  std::iota(slots.rbegin(), slots.rend(), 0);
+  call.args.initial_state_indices = call.args.final_state_indices = TensorView(slots.data(), {N});
+  EXPECT_EQ(allocations_of_check(call), 0);
+}
+
+// Prints what a decode call of one sequence spends in its checks; the bound is ten times as much, for
+// a busy machine.
+TEST(CheckAllocation, DecodeOfOneSequenceTakesUnderTenMicroseconds) {
+  RecurrentCall call;
+  call.tokens(1, 1);
+  call.compute_gates();
+  call.args.initial_state = call.args.final_state = call.state_in(10);
+  call.args.initial_state_indices = call.args.final_state_indices = call.memory.i32({7});
+  double best = 1e9;
+  for (int repeat = 0; repeat < 20; ++repeat) {
+    const auto start = std::chrono::steady_clock::now();
+    for (int i = 0; i < 1000; ++i) {
+      DeltaRuleProblem problem;
+      ASSERT_TRUE(check(call.args, &problem).ok());
+    }
+    const std::chrono::duration<double, std::nano> time = std::chrono::steady_clock::now() - start;
+    best = std::min(best, time.count() / 1000);
+  }
+  RecordProperty("nanoseconds", static_cast<int>(best));
+  EXPECT_LT(best, 10000.0);
+}
+
+}  // namespace
+}  // namespace gdn

@@ -1,0 +1,46 @@
+#include "kernels_under_test.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <map>
+#include <string_view>
+
+#include "gdn/plan.h"
+
+namespace gdn::tests {
+
+std::vector<std::string> supported_kernels() {
+  std::vector<std::string> names;
+  for (const KernelInfo& kernel : kernels()) {
+    if (kernel.supported) names.emplace_back(kernel.name);
+  }
+  return names;
+}
+
+Executor* executor_of(int threads) {
+  static std::map<int, std::unique_ptr<Executor>> executors;
+  if (threads == 1) return nullptr;
+  std::unique_ptr<Executor>& executor = executors[threads];
+  if (executor == nullptr) executor = make_thread_executor(threads);
+  return executor.get();
+}
+
+bool quick() {
+  const char* tests = std::getenv("GDN_TESTS");
+  return tests != nullptr && std::string_view(tests) == "quick";
+}
+
+void expect(const verify::Expected& expected, int threads) {
+  for (const std::string& kernel : supported_kernels()) {
+    Context context;
+    context.kernel = kernel.c_str();
+    context.executor = executor_of(threads);
+    const verify::Result result = expected.run(context);
+    EXPECT_TRUE(result.ok()) << "\n" << verify::describe(result, expected.about(), context);
+  }
+}
+
+void expect_case(const verify::Case& c, int threads) { expect(verify::Expected(c), threads); }
+
+}  // namespace gdn::tests
