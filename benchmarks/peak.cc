@@ -44,7 +44,8 @@ namespace {
 GDN_TARGET("avx512f") void fma_avx512(long steps) {
   __m512 y = _mm512_set1_ps(0.999f), z = _mm512_set1_ps(0.001f);
   GDN_HIDE(y)
-  GDN_HIDE(z) GDN_20(GDN_DECLARE)
+  GDN_HIDE(z)
+  GDN_20(GDN_DECLARE)
 #define GDN_INSTRUCTION(x) _mm512_fmadd_ps(x, y, z)
       for (long i = 0; i < steps; ++i){GDN_20(GDN_STEP)}
 #undef GDN_INSTRUCTION
@@ -66,7 +67,8 @@ GDN_TARGET("avx512f,avx512bf16") void dot_avx512_bf16(long steps) {
 GDN_TARGET("avx2,fma") void fma_avx2(long steps) {
   __m256 y = _mm256_set1_ps(0.999f), z = _mm256_set1_ps(0.001f);
   GDN_HIDE(y)
-  GDN_HIDE(z) GDN_12(GDN_DECLARE)
+  GDN_HIDE(z)
+  GDN_12(GDN_DECLARE)
 #define GDN_INSTRUCTION(x) _mm256_fmadd_ps(x, y, z)
       for (long i = 0; i < steps; ++i){GDN_12(GDN_STEP)}
 #undef GDN_INSTRUCTION
@@ -76,7 +78,8 @@ GDN_TARGET("avx2,fma") void fma_avx2(long steps) {
 void multiply_add_baseline(long steps) {
   __m128 y = _mm_set1_ps(0.999f), z = _mm_set1_ps(0.001f);
   GDN_HIDE(y)
-  GDN_HIDE(z) GDN_12(GDN_DECLARE)
+  GDN_HIDE(z)
+  GDN_12(GDN_DECLARE)
 #define GDN_INSTRUCTION(x) _mm_add_ps(_mm_mul_ps(x, y), z)
       for (long i = 0; i < steps; ++i){GDN_12(GDN_STEP)}
 #undef GDN_INSTRUCTION
@@ -93,7 +96,8 @@ constexpr ComputeProbe kBaseline{"SSE2 fp32 multiply, add", 12 * 4 * 2, &multipl
 void fma_neon(long steps) {
   float32x4_t y = vdupq_n_f32(0.999f), z = vdupq_n_f32(0.001f);
   GDN_HIDE(y)
-  GDN_HIDE(z) GDN_20(GDN_DECLARE)
+  GDN_HIDE(z)
+  GDN_20(GDN_DECLARE)
 #define GDN_INSTRUCTION(x) vfmaq_f32(z, x, y)
       for (long i = 0; i < steps; ++i){GDN_20(GDN_STEP)}
 #undef GDN_INSTRUCTION

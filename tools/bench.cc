@@ -157,10 +157,9 @@ void make_tokens(const Heads& h, DType dtype, int64_t B, int64_t T, Tensors* ten
   args->use_qk_l2norm = true;
 }
 
-double median_of(std::vector<double> values) { return quantiles(std::move(values)).median; }
-
 // Calls and probes in turn. `call` returns a Status; each of `probes` a rate; what comes back are
-// seconds a call, and each probe's median.
+// seconds a call, and the best that each probe saw: a peak is what can be, so whatever disturbs a
+// probe does not count.
 template <class Call, class Probe>
 std::pair<Quantiles, std::vector<double>> measure(double min_time, const Call& call,
                                                   const std::vector<Probe>& probes) {
@@ -169,7 +168,7 @@ std::pair<Quantiles, std::vector<double>> measure(double min_time, const Call& c
   constexpr double kPatience = 4;  // times min_time, after which fewer calls do
   require(call());                 // warms caches and page tables
   std::vector<double> seconds;
-  std::vector<std::vector<double>> rates(probes.size());
+  std::vector<double> peaks(probes.size());
   double total = 0;
   while (total < min_time || (seconds.size() < kMinCalls && total < kPatience * min_time)) {
     double round = 0;
@@ -181,11 +180,9 @@ std::pair<Quantiles, std::vector<double>> measure(double min_time, const Call& c
       round += seconds.back();
     } while (round < kRound);
     total += round;
-    for (size_t i = 0; i < probes.size(); ++i) rates[i].push_back(probes[i]());
+    for (size_t i = 0; i < probes.size(); ++i) peaks[i] = std::max(peaks[i], probes[i]());
   }
-  std::vector<double> medians;
-  for (auto& rate : rates) medians.push_back(median_of(std::move(rate)));
-  return {quantiles(std::move(seconds)), medians};
+  return {quantiles(std::move(seconds)), peaks};
 }
 
 using Rate = std::function<double()>;

@@ -24,13 +24,16 @@ struct Options {
 class Addresses {
  public:
   TensorView tensor(DType dtype, std::initializer_list<int64_t> extents) {
+    double elements = 1;
+    for (int64_t extent : extents) elements *= static_cast<double>(extent);
+    if (elements > kMaxElements) throw Mistake("tensors of this shape fit in no memory");
     const TensorView view(reinterpret_cast<void*>(next_), dtype, extents);
-    const uint64_t bytes = static_cast<uint64_t>(view.size()) * 8;
-    next_ += (bytes + 4095) / 4096 * 4096;
+    next_ += (static_cast<uintptr_t>(view.size() * size_of(dtype)) + 4095) / 4096 * 4096;
     return view;
   }
 
  private:
+  static constexpr double kMaxElements = 0x1p40;  // a few such tensors stay below 2^47 bytes
   uintptr_t next_ = uintptr_t{1} << 40;
 };
 
@@ -192,7 +195,6 @@ void add_plan(CLI::App& app, Action* action) {
       ->check(CLI::IsMember({"chunk", "recurrent", "replay_verify", "replay_commit", "gating",
                              "l2norm", "solve_tril"}))
       ->capture_default_str();
-  // Upper ends that keep every product of the extents in 63 bits.
   const CLI::Range count(int64_t{0}, int64_t{1} << 24), heads(int64_t{0}, int64_t{1} << 12);
   CLI::Option* tokens = command->add_option("--tokens,-T", o->tokens, "Tokens of each sequence")
                             ->check(count)

@@ -27,7 +27,7 @@ struct Options {
   double scale = 0;
   uint64_t seed = 1;
   int threads = 0;
-  bool quick = false, all = false, json = false;
+  bool quick = false, json = false;
   CLI::Option *l2norm_given = nullptr, *scale_given = nullptr;
 };
 
@@ -76,6 +76,12 @@ constexpr NamedLine kLines[] = {
     {"replay", "op=replay lengths=4,1,3 H=2 HV=4 K=128 V=128 states=in_place indices=pool32"},
 };
 
+// The hard inputs that broke other implementations.
+bool in_quick(verify::Input input) {
+  return input == verify::Input::kUsual || input == verify::Input::kIdenticalKeys ||
+         input == verify::Input::kForgetOnce || input == verify::Input::kForgetWhole;
+}
+
 void verify_generated(const Options& o, Collector* to) {
   Case base;
   base.H = 2, base.HV = 4, base.K = 128, base.V = 128;
@@ -83,6 +89,7 @@ void verify_generated(const Options& o, Collector* to) {
   if (!o.shape.empty()) parse_shape(o.shape, {"T", "N", "H", "HV", "K", "V"}, &base);
   base.seed = o.seed;
   for (int input = 0; input < verify::kInputCount; ++input) {
+    if (o.quick && !in_quick(static_cast<verify::Input>(input))) continue;
     for (const verify::Operator op : {verify::Operator::kChunk, verify::Operator::kRecurrent}) {
       for (const DType dtype : {DType::kF32, DType::kBF16}) {
         Case c = base;
@@ -146,15 +153,6 @@ const verify::Comparison* worst(const Row& row, bool out) {
   return found;
 }
 
-// Share of the bound that a row uses up.
-double used(const Row& row) {
-  double share = 0;
-  for (const verify::Comparison& c : row.comparisons) {
-    if (c.bound > 0) share = std::max(share, c.error / c.bound);
-  }
-  return share;
-}
-
 void print_table(const std::vector<Row>& rows) {
   Table table({"input", "op", "dtype", "kernel", "output", ">error", ">bound", "state", ">error",
                ">bound", "verdict"});
@@ -170,6 +168,7 @@ void print_table(const std::vector<Row>& rows) {
     table.add(std::move(cells));
   }
   table.print();
+  std::printf("\nErrors and bounds are L2 norms relative to the reference's.\n");
 }
 
 void print_failures(const std::vector<Row>& rows) {
@@ -272,13 +271,10 @@ int run(const Options& o) {
     if (missing) {
       std::printf("The captured layers were not found (--data), so they are not among these.\n");
     }
-    std::printf("%zu checks on %s in %.1f s, relative L2 errors: ", to.rows.size(),
-                kernel_names.c_str(), watch.seconds());
+    std::printf("%zu checks on %s in %.1f s: ", to.rows.size(), kernel_names.c_str(),
+                watch.seconds());
     if (broken == 0) {
-      const auto nearest =
-          std::max_element(to.rows.begin(), to.rows.end(),
-                           [](const Row& a, const Row& b) { return used(a) < used(b); });
-      std::printf("all within their bounds (%.0f %% of one at most)\n", 100 * used(*nearest));
+      std::printf("every error is within its bound\n");
     } else {
       std::printf("%td BROKEN\n", broken);
     }

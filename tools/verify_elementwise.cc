@@ -64,7 +64,7 @@ std::vector<std::vector<double>> by_reference(const std::vector<Output>& outputs
 
 void verify_l2norm(DType dtype, int64_t rows, int64_t D, Random* random, Collector* to) {
   const Tensor x = drawn(dtype, {rows, D}, [&](int64_t i) {
-    return i / D % 7 == 0 ? 0 : random->normal() * std::exp(3 * random->normal());
+    return i / D % 7 == 0 ? 0 : random->normal() * std::exp(random->normal());
   });
   const auto run = [&](Context& context, const std::vector<Tensor>& outputs) {
     L2normArgs args;
@@ -149,6 +149,7 @@ void verify_elementwise(uint64_t seed, bool quick, Collector* to) {
   Random random(seed);
   to->show("gating, l2norm, solve_tril");
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    if (quick && dtype == DType::kF16) continue;
     verify_random_gating(dtype, quick ? 300 : 3000, 6, &random, to);
     for (const int64_t D : {128, 200}) verify_l2norm(dtype, quick ? 200 : 2000, D, &random, to);
     const int64_t matrices = quick ? 4 : 24;

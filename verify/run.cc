@@ -222,11 +222,6 @@ Status plan_of(const Context& context, const DeltaRuleData& data, Plan* result) 
                                                : plan(context, data.chunk_args(), result);
 }
 
-Status call(Context& context, const DeltaRuleData& data) {
-  return data.about.op == Operator::kRecurrent ? recurrent(context, data.recurrent_args())
-                                               : chunk(context, data.chunk_args());
-}
-
 bool same_memory(const Tensor& a, const Tensor& b) {
   if (!a.given()) return true;
   return std::memcmp(a.buffer().data(), b.buffer().data(), a.buffer().size()) == 0 &&
@@ -433,6 +428,11 @@ Result Expected::run(Context& context) const {
   }
   return impl_->about.op == Operator::kReplay ? impl_->run_replay(context)
                                               : impl_->run_delta_rule(context);
+}
+
+Status call(Context& context, const DeltaRuleData& data) {
+  return data.about.op == Operator::kRecurrent ? recurrent(context, data.recurrent_args())
+                                               : chunk(context, data.chunk_args());
 }
 
 Result run(Context& context, const Case& c) { return Expected(c).run(context); }

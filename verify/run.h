@@ -57,6 +57,9 @@ class Expected {
   std::shared_ptr<const Impl> impl_;
 };
 
+// The call itself: chunk() or recurrent(), as data.about.op says.
+Status call(Context& context, const DeltaRuleData& data);
+
 // Expected(c).run(context).
 Result run(Context& context, const Case& c);
 

@@ -1,6 +1,3 @@
-#include <algorithm>
-#include <iterator>
-
 #include "check/check.h"
 #include "check/common.h"
 

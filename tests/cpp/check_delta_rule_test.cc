@@ -1,5 +1,7 @@
 // States, slots and checkpoints of chunk() and recurrent().
+#include <algorithm>
 #include <numeric>
+#include <random>
 
 #include "check_support.h"
 
@@ -82,8 +84,7 @@ TYPED_TEST(CheckDeltaRule, Legal) {
        [](Call& c) {
          c.pool();
          c.states(0);
-         c.args.initial_state_indices = c.args.final_state_indices =
-             c.memory.i32({-1, -1, -1, -1});
+         c.args.initial_state_indices = c.args.final_state_indices = c.memory.i32({-1, -1, -1, -1});
        }},
       {"slots apart, backwards",
        [](Call& c) {
@@ -178,7 +179,7 @@ TYPED_TEST(CheckDeltaRule, Legal) {
        [](Call& c) {
          c.pool();
          c.tokens(4, 0);
-         c.args.final_state_indices = c.memory.values<int>(DType::kI32, {4, 0}, {});
+         c.args.final_state_indices = c.memory.values(DType::kI32, {4, 0}, {});
        }},
   });
 }
@@ -187,7 +188,7 @@ TYPED_TEST(CheckDeltaRule, NoColumnsStoreNoState) {
   TypeParam call;
   call.pool();
   call.tokens(4, 0);
-  call.args.final_state_indices = call.memory.template values<int>(DType::kI32, {4, 0}, {});
+  call.args.final_state_indices = call.memory.values(DType::kI32, {4, 0}, {});
   EXPECT_FALSE(expect_ok(call).final_state.given());
 }
 
@@ -282,7 +283,9 @@ TYPED_TEST(CheckDeltaRule, IndexTensors) {
          c.args.final_state = {};
        },
        "final_state_indices is given, expected it only with final_state"},
-      {[](Call& c) { c.args.num_accepted = c.memory.i32({1, 1}); },
+      {[](Call& c) {
+         c.args.num_accepted = c.memory.i32({1, 1});
+       },
        "initial_state_indices is absent, expected it with num_accepted"},
       {[](Call& c) {
          c.speculative();
@@ -332,7 +335,9 @@ TYPED_TEST(CheckDeltaRule, IndexTensors) {
        "expected at least 3 columns, one a token of the longest sequence"},
       {[](Call& c) { c.args.has_initial_state = c.memory.bools({1}); },
        "has_initial_state has shape [1], expected [2]"},
-      {[](Call& c) { c.args.has_initial_state = c.memory.i32({1, 1}); },
+      {[](Call& c) {
+         c.args.has_initial_state = c.memory.i32({1, 1});
+       },
        "has_initial_state has dtype int32, expected bool"},
       {[](Call& c) {
          c.pool();
@@ -350,7 +355,9 @@ TYPED_TEST(CheckDeltaRule, IndexTensors) {
 TYPED_TEST(CheckDeltaRule, IndexValues) {
   using Call = TypeParam;
   expect_errors<Call>({
-      {[](Call& c) { c.args.has_initial_state = c.memory.bools({1, 7}); },
+      {[](Call& c) {
+         c.args.has_initial_state = c.memory.bools({1, 7});
+       },
        "has_initial_state[1] is 7, expected 0 or 1", kOutOfRange},
       {[](Call& c) {
          c.pool();
@@ -431,8 +438,7 @@ TYPED_TEST(CheckDeltaRule, SlotConflicts) {
          c.args.final_state_indices =
              c.memory.values(DType::kI32, {2, 4}, {0, 1, 7, 3, 4, 5, 6, 7});
        },
-       "final_state_indices[0,2] is 7, expected a slot that sequence 1 does not read",
-       kOutOfRange},
+       "final_state_indices[0,2] is 7, expected a slot that sequence 1 does not read", kOutOfRange},
       {[](Call& c) {  // without read indices sequence n reads slot n
          c.args.final_state = c.args.initial_state;
          c.args.final_state_indices = c.memory.i32({1, 0});
@@ -566,9 +572,13 @@ TEST(CheckChunk, Checkpoints) {
        "checkpoint_cu has shape [4], expected [5]"},
       {[](Call& c) { c.args.checkpoint_cu.dtype = DType::kF32; },
        "checkpoint_cu has dtype float32, expected int32 or int64"},
-      {[](Call& c) { c.args.checkpoint_cu = c.memory.i32({1, 3, 3, 3, 4}); },
+      {[](Call& c) {
+         c.args.checkpoint_cu = c.memory.i32({1, 3, 3, 3, 4});
+       },
        "checkpoint_cu[0] is 1, expected 0, the checkpoints of the sequences before", kOutOfRange},
-      {[](Call& c) { c.args.checkpoint_cu = c.memory.i32({0, 2, 2, 3, 4}); },
+      {[](Call& c) {
+         c.args.checkpoint_cu = c.memory.i32({0, 2, 2, 3, 4});
+       },
        "checkpoint_cu[3] is 3, expected 2, the checkpoints of the sequences before", kOutOfRange},
       {[](Call& c) { c.args.checkpoints.shape[0] = 2; },
        "checkpoints has M = 2, expected at least 3"},

@@ -61,7 +61,9 @@ TEST(CheckGating, Errors) {
       {[](Call& c) { c.args.g = {}; }, "g is absent, expected a tensor [2,3,4]"},
       {[](Call& c) { c.args.g.dtype = DType::kBF16; }, "g has dtype bfloat16, expected float32"},
       {[](Call& c) { c.args.g.shape[1] = 2; }, "g has shape [2,2,4], expected [2,3,4]"},
-      {[](Call& c) { c.args.g = c.args.g.with_strides({12, 4, 0}); },
+      {[](Call& c) {
+         c.args.g = c.args.g.with_strides({12, 4, 0});
+       },
        "g has strides [12,4,0] for shape [2,3,4], expected elements that do not overlap"},
       {[](Call& c) { c.args.beta = {}; }, "beta is absent, expected it with b"},
       {[](Call& c) { c.args.b = {}; }, "beta is given, expected it only with b"},
@@ -112,8 +114,13 @@ TEST(CheckL2norm, Legal) {
   EXPECT_EQ(problem.x_strides[2], 300);
   using Call = L2normCall;
   expect_legal<Call>({
-      {"one axis", [](Call& c) { c.args.x.rank = c.args.y.rank = 1; c.args.x.strides[0] = c.args.y.strides[0] = 1; }},
-      {"no rows", [](Call& c) {
+      {"one axis",
+       [](Call& c) {
+         c.args.x.rank = c.args.y.rank = 1;
+         c.args.x.strides[0] = c.args.y.strides[0] = 1;
+       }},
+      {"no rows",
+       [](Call& c) {
          c.args.x.shape[1] = c.args.y.shape[1] = 0;
          c.args.x.data = c.args.y.data = nullptr;
        }},
@@ -127,7 +134,9 @@ TEST(CheckL2norm, Errors) {
   expect_errors<Call>({
       {[](Call& c) { c.args.x = {}; }, "x is absent, expected a tensor [...,D] of 1 to 4 axes"},
       {[](Call& c) { c.args.x.rank = 0; }, "x has shape [], expected [...,D] of 1 to 4 axes"},
-      {[](Call& c) { c.args.x = c.memory.input(DType::kF32, {1, 1, 1, 2, 2}); },
+      {[](Call& c) {
+         c.args.x = c.memory.input(DType::kF32, {1, 1, 1, 2, 2});
+       },
        "x has shape [1,1,1,2,2], expected [...,D] of 1 to 4 axes"},
       {[](Call& c) { c.args.x.shape[0] = -2; },
        "x has shape [-2,3,4,8], expected no negative extent"},
@@ -208,7 +217,9 @@ TEST(CheckSolveTril, Errors) {
        "lower is absent, expected a tensor [...,n,n] of 2 to 5 axes"},
       {[](Call& c) { c.args.lower.rank = 1; },
        "lower has shape [2], expected [...,n,n] of 2 to 5 axes"},
-      {[](Call& c) { c.args.lower = c.memory.input(DType::kF32, {1, 1, 1, 1, 2, 2}); },
+      {[](Call& c) {
+         c.args.lower = c.memory.input(DType::kF32, {1, 1, 1, 1, 2, 2});
+       },
        "lower has shape [1,1,1,1,2,2], expected [...,n,n] of 2 to 5 axes"},
       {[](Call& c) { c.args.lower.shape[2] = 7; },
        "lower has shape [2,3,7,8], expected square matrices"},
@@ -216,7 +227,9 @@ TEST(CheckSolveTril, Errors) {
        "lower has shape [2,3,-8,-8], expected no negative extent"},
       {[](Call& c) { c.args.lower.shape[2] = c.args.lower.shape[3] = 0; },
        "lower has n = 0, expected 1 to 256"},
-      {[](Call& c) { c.args.lower = c.memory.input(DType::kF32, {257, 257}); },
+      {[](Call& c) {
+         c.args.lower = c.memory.input(DType::kF32, {257, 257});
+       },
        "lower has n = 257, expected 1 to 256", StatusCode::kUnsupported},
       {[](Call& c) { c.args.lower.dtype = DType::kI32; },
        "lower has dtype int32, expected float32, bfloat16 or float16"},

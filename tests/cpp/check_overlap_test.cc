@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <random>
 #include <set>
 
@@ -78,9 +79,8 @@ TEST(Overlap, OneTensorAgreesWithMarkingEveryByte) {
     const TensorView view = random_view(random, 0);
     std::set<uintptr_t> bytes;
     bool expected = false;
-    for_each_byte(view, [&](uintptr_t address) {
-      expected = expected || !bytes.insert(address).second;
-    });
+    for_each_byte(view,
+                  [&](uintptr_t address) { expected = expected || !bytes.insert(address).second; });
     ASSERT_EQ(overlaps_itself(view), expected) << "draw " << i;
     (expected ? overlapping : distinct) += view.size() > 1;
   }
@@ -125,10 +125,10 @@ TEST(Overlap, RangesThatDoNotFitAreRefused) {
 
 // Two layouts that agree in nothing would take a search of 10^12 steps: the answer is "overlap".
 TEST(Overlap, GivesUpInTime) {
-  const TensorView a = TensorView(memory, DType::kF32, {1000, 1000, 1000})
-                           .with_strides({1000003, 1009, 7});
-  TensorView b = TensorView(memory, DType::kF32, {1000, 1000, 1000})
-                     .with_strides({1000033, 1013, 11});
+  const TensorView a =
+      TensorView(memory, DType::kF32, {1000, 1000, 1000}).with_strides({1000003, 1009, 7});
+  TensorView b =
+      TensorView(memory, DType::kF32, {1000, 1000, 1000}).with_strides({1000033, 1013, 11});
   b.data = memory + 2;
   EXPECT_TRUE(overlap(a, b));
 }

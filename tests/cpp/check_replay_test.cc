@@ -1,4 +1,6 @@
 // The checks of replay_verify() and replay_commit() beyond what check_tokens_test.cc covers.
+#include <type_traits>
+
 #include "check_support.h"
 
 namespace gdn {
@@ -90,18 +92,22 @@ TYPED_TEST(CheckReplay, StateRecordsAndIndices) {
       {[](Call& c) { c.args.record_k.strides[1] = 17; },
        "record_k has strides [48,17,8,1] for shape [5,3,2,8], "
        "expected axes after the first to be contiguous"},
-      {[](Call& c) { c.args.state_indices = c.memory.i32({4, 1, 0}); },
+      {[](Call& c) {
+         c.args.state_indices = c.memory.i32({4, 1, 0});
+       },
        "state_indices has shape [3], expected [2]"},
       {[](Call& c) { c.args.state_indices = c.memory.input(DType::kF32, {2}); },
        "state_indices has dtype float32, expected int32 or int64"},
       {[](Call& c) { c.args.num_accepted.dtype = DType::kF32; },
        "num_accepted has dtype float32, expected int32 or int64"},
       {[](Call& c) { c.args.record_g.device = DeviceType::kCUDA; },
-       std::is_same_v<Call, ReplayVerifyCall> ? "record_g is on CUDA, expected CPU, where q is"
-                                              : "record_g is on CUDA, expected CPU, where state is"},
+       std::is_same_v<Call, ReplayVerifyCall>
+           ? "record_g is on CUDA, expected CPU, where q is"
+           : "record_g is on CUDA, expected CPU, where state is"},
       {[](Call& c) { c.args.record_k.data = c.args.state.data; },
-       std::is_same_v<Call, ReplayVerifyCall> ? "record_k overlaps state, expected memory of its own"
-                                              : "state overlaps record_k, expected memory of its own"},
+       std::is_same_v<Call, ReplayVerifyCall>
+           ? "record_k overlaps state, expected memory of its own"
+           : "state overlaps record_k, expected memory of its own"},
       {[](Call& c) { c.args.state_indices.data = c.args.state.data; },
        "state overlaps state_indices, expected memory of its own"},
   });
@@ -110,13 +116,21 @@ TYPED_TEST(CheckReplay, StateRecordsAndIndices) {
 TYPED_TEST(CheckReplay, Values) {
   using Call = TypeParam;
   expect_errors<Call>({
-      {[](Call& c) { c.args.state_indices = c.memory.i32({4, 5}); },
+      {[](Call& c) {
+         c.args.state_indices = c.memory.i32({4, 5});
+       },
        "state_indices[1] is 5, expected less than 5, the slots of state", kOutOfRange},
-      {[](Call& c) { c.args.state_indices = c.memory.i64({4, 4}); },
+      {[](Call& c) {
+         c.args.state_indices = c.memory.i64({4, 4});
+       },
        "state_indices[1] is 4 as is state_indices[0], expected distinct slots", kOutOfRange},
-      {[](Call& c) { c.args.num_accepted = c.memory.i32({0, 4}); },
+      {[](Call& c) {
+         c.args.num_accepted = c.memory.i32({0, 4});
+       },
        "num_accepted[1] is 4, expected 0 to 3", kOutOfRange},
-      {[](Call& c) { c.args.num_accepted = c.memory.i64({-1, 0}); },
+      {[](Call& c) {
+         c.args.num_accepted = c.memory.i64({-1, 0});
+       },
        "num_accepted[0] is -1, expected 0 to 3", kOutOfRange},
   });
 }
@@ -161,12 +175,13 @@ TEST(CheckReplayCommit, OnlyItsOwn) {
        "record_k is absent, expected a tensor [slots,M,H,K]"},
       {[](Call& c) { c.args.record_v.rank = 3; },
        "record_v has shape [5,3,4], expected [slots,M,HV,V]"},
-      {[](Call& c) { c.args.num_accepted = c.memory.i32({0, 0, 0}); },
+      {[](Call& c) {
+         c.args.num_accepted = c.memory.i32({0, 0, 0});
+       },
        "state_indices has shape [2], expected [3]"},
       {[](Call& c) { c.args.record_k.shape[2] = 3; },
        "record_v has HV = 4, expected a positive multiple of H = 3"},
-      {[](Call& c) { c.args.record_k.shape[2] = -1; },
-       "record_k has H = -1, expected at least 1"},
+      {[](Call& c) { c.args.record_k.shape[2] = -1; }, "record_k has H = -1, expected at least 1"},
       {[](Call& c) { c.args.record_k.shape[3] = 0; }, "record_k has K = 0, expected 1 to 256"},
       {[](Call& c) { c.args.record_v.shape[3] = 257; }, "record_v has V = 257, expected 1 to 256",
        StatusCode::kUnsupported},

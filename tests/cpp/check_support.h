@@ -36,18 +36,17 @@ class Memory {
   TensorView output(DType dtype, std::initializer_list<int64_t> extents) {
     return allocate(dtype, extents);
   }
-  template <class T>
   TensorView values(DType dtype, std::initializer_list<int64_t> extents,
-                    std::initializer_list<T> items) {
+                    std::initializer_list<int> items) {
     TensorView view = allocate(dtype, extents);
     EXPECT_EQ(view.size(), static_cast<int64_t>(items.size()));
     auto* bytes = static_cast<std::byte*>(view.data);
-    for (const T& item : items) {
+    for (int item : items) {
       if (dtype == DType::kI64) {
         const int64_t value = item;
         std::memcpy(bytes, &value, sizeof value);
       } else if (dtype == DType::kI32) {
-        const int32_t value = static_cast<int32_t>(item);
+        const int32_t value = item;
         std::memcpy(bytes, &value, sizeof value);
       } else {
         *bytes = static_cast<std::byte>(item);

@@ -52,7 +52,8 @@ TYPED_TEST(CheckTokens, Legal) {
          c.compute_gates();
          c.args.dt_bias = c.args.b = {};
        }},
-      {"beta with a", [](Call& c) {
+      {"beta with a",
+       [](Call& c) {
          const TensorView beta = c.args.beta;
          c.compute_gates();
          c.args.b = {};
@@ -101,7 +102,9 @@ TYPED_TEST(CheckTokens, Shapes) {
       {[](Call& c) { c.args.v = {}; }, "v is absent, expected a tensor [2,3,HV,V]"},
       {[](Call& c) { c.args.out = {}; }, "out is absent, expected a tensor [2,3,4,16]"},
       {[](Call& c) { c.args.q.rank = 3; }, "q has shape [2,3,2], expected [B,T,H,K]"},
-      {[](Call& c) { c.args.q = TensorView(c.args.q.data, DType::kBF16, {1, 1, 1, 1, 1, 1, 1}); },
+      {[](Call& c) {
+         c.args.q = TensorView(c.args.q.data, DType::kBF16, {1, 1, 1, 1, 1, 1, 1});
+       },
        "q has shape of more than 6 axes, expected [B,T,H,K]"},
       {[](Call& c) { c.args.q.shape[1] = -3; },
        "q has shape [2,-3,2,8], expected no negative extent"},
@@ -151,7 +154,9 @@ TYPED_TEST(CheckTokens, Dims) {
        "q has K = 0, expected 1 to 256"},
       {[](Call& c) { c.args.v.shape[3] = c.args.out.shape[3] = 0; },
        "v has V = 0, expected 1 to 256"},
-      {[](Call& c) { c.args.q = c.args.k = c.memory.input(DType::kBF16, {2, 3, kH, 257}); },
+      {[](Call& c) {
+         c.args.q = c.args.k = c.memory.input(DType::kBF16, {2, 3, kH, 257});
+       },
        "q has K = 257, expected 1 to 256", StatusCode::kUnsupported},
       {[](Call& c) {
          c.args.v = c.memory.input(DType::kBF16, {2, 3, kHV, 257});
@@ -170,9 +175,13 @@ TYPED_TEST(CheckTokens, DTypes) {
        "q has dtype ?, expected float32, bfloat16 or float16"},
       {[](Call& c) { c.args.k.dtype = DType::kF16; },
        "k has dtype float16, expected bfloat16, the dtype of q"},
-      {[](Call& c) { c.args.v = c.memory.input(DType::kF32, {2, 3, kHV, kV}); },
+      {[](Call& c) {
+         c.args.v = c.memory.input(DType::kF32, {2, 3, kHV, kV});
+       },
        "v has dtype float32, expected bfloat16, the dtype of q"},
-      {[](Call& c) { c.args.out = c.memory.output(DType::kF32, {2, 3, kHV, kV}); },
+      {[](Call& c) {
+         c.args.out = c.memory.output(DType::kF32, {2, 3, kHV, kV});
+       },
        "out has dtype float32, expected bfloat16, the dtype of q"},
       {[](Call& c) { c.args.g.dtype = DType::kBF16; }, "g has dtype bfloat16, expected float32"},
       {[](Call& c) { c.args.beta.dtype = DType::kF16; },
@@ -202,10 +211,6 @@ TYPED_TEST(CheckTokens, DTypes) {
 
 TYPED_TEST(CheckTokens, DevicesPointersAndStrides) {
   using Call = TypeParam;
-  const auto shifted = [](TensorView& view) {
-    view.data = static_cast<std::byte*>(view.data) + 1;
-  };
-  static_cast<void>(shifted);
   expect_errors<Call>({
       {[](Call& c) { c.args.beta.device = DeviceType::kCUDA; },
        "beta is on CUDA, expected CPU, where q is"},
@@ -217,14 +222,20 @@ TYPED_TEST(CheckTokens, DevicesPointersAndStrides) {
        "q is misaligned, expected a multiple of 2 bytes, the size of bfloat16"},
       {[](Call& c) { c.args.g.data = static_cast<std::byte*>(c.args.g.data) + 2; },
        "g is misaligned, expected a multiple of 4 bytes, the size of float32"},
-      {[](Call& c) { c.args.k = c.args.k.with_strides({48, 16, 1, 2}); },
+      {[](Call& c) {
+         c.args.k = c.args.k.with_strides({48, 16, 1, 2});
+       },
        "k has strides [48,16,1,2] for shape [2,3,2,8], expected a contiguous last axis"},
       {[](Call& c) { c.args.q.strides[1] = INT64_MAX; },
        "q has strides [48,9223372036854775807,8,1] for shape [2,3,2,8], "
        "expected memory that fits in an address space"},
-      {[](Call& c) { c.args.out = c.args.out.with_strides({192, 0, 16, 1}); },
+      {[](Call& c) {
+         c.args.out = c.args.out.with_strides({192, 0, 16, 1});
+       },
        "out has strides [192,0,16,1] for shape [2,3,4,16], expected elements that do not overlap"},
-      {[](Call& c) { c.args.out = c.args.out.with_strides({192, 63, 16, 1}); },
+      {[](Call& c) {
+         c.args.out = c.args.out.with_strides({192, 63, 16, 1});
+       },
        "out has strides [192,63,16,1] for shape [2,3,4,16], expected elements that do not overlap"},
   });
 }
@@ -287,8 +298,6 @@ TYPED_TEST(CheckTokens, Gates) {
 
 TYPED_TEST(CheckTokens, Options) {
   using Call = TypeParam;
-  constexpr double kInf = std::numeric_limits<double>::infinity();
-  static_cast<void>(kInf);
   expect_errors<Call>({
       {[](Call& c) { c.args.scale = std::nan(""); }, "scale is nan, expected a finite float32"},
       {[](Call& c) { c.args.scale = -std::numeric_limits<double>::infinity(); },
@@ -313,7 +322,9 @@ TYPED_TEST(CheckTokens, CuSeqlens) {
   using Call = TypeParam;
   constexpr StatusCode kOutOfRange = StatusCode::kOutOfRange;
   expect_errors<Call>({
-      {[](Call& c) { c.args.cu_seqlens = c.memory.i32({0, 3}); },
+      {[](Call& c) {
+         c.args.cu_seqlens = c.memory.i32({0, 3});
+       },
        "cu_seqlens is given with B = 2, expected B = 1"},
       {[](Call& c) {
          c.tokens(1, 6);

@@ -11,9 +11,12 @@
 namespace gdn::tests {
 
 std::vector<std::string> supported_kernels() {
+  const char* only = std::getenv("GDN_KERNEL");
   std::vector<std::string> names;
   for (const KernelInfo& kernel : kernels()) {
-    if (kernel.supported) names.emplace_back(kernel.name);
+    if (kernel.supported && (only == nullptr || kernel.name == only)) {
+      names.emplace_back(kernel.name);
+    }
   }
   return names;
 }

@@ -11,7 +11,8 @@
 
 namespace gdn::tests {
 
-// Names of all kernels of this build that this machine supports, "reference" among them.
+// Names of all kernels of this build that this machine supports, "reference" among them; with
+// GDN_KERNEL in the environment that one alone.
 std::vector<std::string> supported_kernels();
 
 // One shared std::thread executor of so many threads; nullptr for 1.

@@ -43,7 +43,7 @@ INSTANTIATE_TEST_SUITE_P(Recurrent, Operators,
 INSTANTIATE_TEST_SUITE_P(Replay, Operators, testing::ValuesIn(cases_of(verify::Operator::kReplay)),
                          name);
 
-// Runs the line that a failure printed: GDN_CASE="op=chunk ...", GDN_THREADS=2.
+// Runs the line that a failure printed: GDN_CASE="op=chunk ...", GDN_KERNEL=avx2, GDN_THREADS=2.
 TEST(Case, FromTheEnvironment) {
   const char* line = std::getenv("GDN_CASE");
   if (line == nullptr) GTEST_SKIP() << "GDN_CASE is not set";
