@@ -33,6 +33,10 @@
 #include "cpu/chunk_bf16-inl.h"
 #endif
 //
+#include "cpu/state-inl.h"
+//
+#include "cpu/tokens-inl.h"
+//
 #include "cpu/recurrent-inl.h"
 //
 #include "cpu/replay-inl.h"

@@ -1,5 +1,9 @@
+// Log-decay g and write strength beta: their one formula in vectors, the gating operator, and the
+// gates of a few consecutive tokens for the delta-rule kernels.
+
 GDN_BEFORE_KERNELS()
 namespace gdn::cpu::GDN_ISA {
+<<<<<<< HEAD
 inline void compute_gates(const GateInputs& in, const Sequence& s, int64_t t0, int64_t count,
                           int64_t head, float* g, float* beta) {
   for (int64_t i = 0; i < count; ++i) {
@@ -10,5 +14,180 @@ inline void compute_gates(const GateInputs& in, const Sequence& s, int64_t t0, i
   }
 }
 inline void gating(const GatingProblem&, int64_t, int64_t) {}
+=======
+
+// log(1 + u) for u in [0, 1], as 2 atanh(u / (2 + u)): keeps its relative accuracy as u goes to 0.
+HWY_INLINE Vec log1p_unit(Vec u) {
+  const F32 d;
+  const Vec s = hn::Div(u, hn::Add(u, hn::Set(d, 2.0f)));
+  const Vec z = hn::Mul(s, s);  // at most 1/9, so that seven terms of the series reach float32
+  Vec tail = hn::Set(d, 1.0f / 15);
+  for (int odd = 13; odd >= 3; odd -= 2) {
+    tail = hn::MulAdd(tail, z, hn::Set(d, 1.0f / static_cast<float>(odd)));
+  }
+  const Vec twice = hn::Add(s, s);
+  return hn::MulAdd(hn::Mul(twice, z), tail, twice);
+}
+
+// a b - product, where product is a b rounded.
+HWY_INLINE Vec product_error(Vec a, Vec b, Vec product) {
+#if HWY_TARGET == HWY_SCALAR  // whose MulSub rounds twice
+  const double exact = static_cast<double>(hn::GetLane(a)) * hn::GetLane(b);
+  return hn::Set(F32(), static_cast<float>(exact - hn::GetLane(product)));
+#else
+  return hn::MulSub(a, b, product);
+#endif
+}
+
+struct Softplus {
+  float beta, threshold;
+};
+
+// -exp_A softplus(a + dt_bias). The rounding errors of the sum and of its product with softplus
+// beta are carried along: they would be relative errors of g where softplus(x) is nearly exp(x).
+HWY_INLINE Vec log_decay(Vec a, Vec dt_bias, Vec exp_A, Softplus softplus) {
+  const F32 d;
+  const Vec zero = hn::Zero(d);
+  const Vec factor = hn::Set(d, softplus.beta);
+  const Vec sum = hn::Add(a, dt_bias);
+  const Vec bias_part = hn::Sub(sum, a);
+  const Vec sum_error = hn::Add(hn::Sub(a, hn::Sub(sum, bias_part)), hn::Sub(dt_bias, bias_part));
+  const Vec x = hn::Mul(sum, factor);
+  Vec error = hn::MulAdd(sum_error, factor, product_error(sum, factor, x));
+  error = hn::IfThenElseZero(hn::Lt(hn::Abs(x), hn::Set(d, 1e4f)), error);  // no inf - inf
+
+  // softplus(x) = max(x, 0) + log1p(exp(-|x|)), the exponential corrected to first order.
+  const Vec u = exp(hn::Neg(hn::Abs(x)));
+  const Vec signed_error = hn::IfThenElse(hn::Lt(x, zero), error, hn::Neg(error));
+  const Vec log_part = log1p_unit(hn::MulAdd(u, signed_error, u));
+  const Vec smooth = hn::Div(hn::Add(hn::Max(x, zero), log_part), factor);
+  const auto linear = hn::Gt(hn::Add(hn::Sub(x, hn::Set(d, softplus.threshold)), error), zero);
+  return hn::Neg(hn::Mul(exp_A, hn::IfThenElse(linear, sum, smooth)));
+}
+
+HWY_INLINE Vec sigmoid(Vec x) {
+  const Vec one = hn::Set(F32(), 1.0f);
+  return hn::Div(one, hn::Add(one, exp(hn::Neg(x))));
+}
+
+// Gates are handled this many at a time.
+constexpr int64_t kGateBlock = 64;
+struct alignas(64) GateBuffer {
+  float x[kGateBlock] = {};
+};
+
+// n <= kGateBlock elements of any float dtype, `stride` apart, to floats and back.
+HWY_INLINE void gather(const std::byte* from, DType dtype, int64_t stride, int64_t n, float* to) {
+  with_element(dtype, [&](auto element) {
+    using T = decltype(element);
+    const T* p = reinterpret_cast<const T*>(from);
+    if (stride == 1) {
+      load_row(p, n, to);
+    } else {
+      for (int64_t i = 0; i < n; ++i) {
+        to[i] = load_float(reinterpret_cast<const std::byte*>(p + i * stride), dtype_of<T>);
+      }
+    }
+  });
+}
+HWY_INLINE void scatter(const float* from, int64_t n, DType dtype, int64_t stride, std::byte* to) {
+  with_element(dtype, [&](auto element) {
+    using T = decltype(element);
+    T* p = reinterpret_cast<T*>(to);
+    if (stride == 1) {
+      store_row(from, n, p);
+    } else {
+      for (int64_t i = 0; i < n; ++i) {
+        store_float(reinterpret_cast<std::byte*>(p + i * stride), dtype_of<T>, from[i]);
+      }
+    }
+  });
+}
+
+// g and beta of tokens t0 .. t0 + count - 1 (count <= 64) of a sequence and value head, given or
+// computed; g as it is, however low.
+inline void load_gates(const GateInputs& gates, const Sequence& sequence, int64_t t0, int64_t count,
+                       int64_t head, float* g, float* beta) {
+  const F32 d;
+  const auto gather_tokens = [&](const TokenTensor& from, float* to) {
+    gather(from.at(sequence, t0, head), from.dtype, from.token_stride, count, to);
+  };
+  if (gates.g.given()) {
+    gather_tokens(gates.g, g);
+  } else {
+    GateBuffer a;
+    gather_tokens(gates.a, a.x);
+    const float bias =
+        gates.dt_bias.given() ? load_float(gates.dt_bias.at(head), gates.dt_bias.dtype) : 0.0f;
+    const Vec dt_bias = hn::Set(d, bias);
+    const Vec exp_A = exp(hn::Set(d, load_float(gates.A_log.at(head), gates.A_log.dtype)));
+    for (int64_t i = 0; i < count; i += kLanes) {
+      store(
+          log_decay(load(a.x + i), dt_bias, exp_A, {gates.softplus_beta, gates.softplus_threshold}),
+          a.x + i);
+    }
+    std::copy_n(a.x, count, g);
+  }
+
+  if (gates.beta.given()) {
+    gather_tokens(gates.beta, beta);
+  } else if (gates.b.given()) {
+    GateBuffer b;
+    gather_tokens(gates.b, b.x);
+    for (int64_t i = 0; i < count; i += kLanes) store(sigmoid(load(b.x + i)), b.x + i);
+    std::copy_n(b.x, count, beta);
+  } else {
+    std::fill_n(beta, count, 1.0f);
+  }
+  if (gates.allow_neg_eigval) {
+    for (int64_t i = 0; i < count; ++i) beta[i] *= 2;
+  }
+}
+
+// The same for kernels that sum g over tokens. A g below -150 becomes -150: its exponential is 0 in
+// float32 either way, but the sum of a chunk that holds -1e4, or -infinity, has no digits left for
+// the differences between the tokens after it. NaN passes.
+inline void compute_gates(const GateInputs& gates, const Sequence& sequence, int64_t t0,
+                          int64_t count, int64_t head, float* g, float* beta) {
+  load_gates(gates, sequence, t0, count, head, g, beta);
+  for (int64_t i = 0; i < count; ++i) g[i] = g[i] < -150.0f ? -150.0f : g[i];
+}
+
+// The operator walks blocks of heads, so that exp(A_log) is computed once for all rows.
+inline void gating(const GatingProblem& problem, int64_t begin, int64_t end) {
+  const GateInputs& in = problem.gates;
+  const int64_t heads = problem.shape.value_heads;
+  const int64_t T = problem.shape.max_length;
+  for (int64_t head = 0; head < heads; head += kGateBlock) {
+    const int64_t n = std::min(kGateBlock, heads - head);
+    GateBuffer exp_A, dt_bias, x;
+    gather(in.A_log.at(head), in.A_log.dtype, in.A_log.stride, n, exp_A.x);
+    if (in.dt_bias.given()) {
+      gather(in.dt_bias.at(head), in.dt_bias.dtype, in.dt_bias.stride, n, dt_bias.x);
+    }
+    for (int64_t i = 0; i < n; i += kLanes) store(exp(load(exp_A.x + i)), exp_A.x + i);
+
+    for (int64_t row = begin; row < end; ++row) {
+      const Sequence token = {row / T, row % T, 1};
+      gather(in.a.at(token, 0, head), in.a.dtype, in.a.head_stride, n, x.x);
+      for (int64_t i = 0; i < n; i += kLanes) {
+        store(log_decay(load(x.x + i), load(dt_bias.x + i), load(exp_A.x + i),
+                        {in.softplus_beta, in.softplus_threshold}),
+              x.x + i);
+      }
+      scatter(x.x, n, problem.g.dtype, problem.g.head_stride, problem.g.at(token, 0, head));
+      if (!in.b.given()) continue;
+      gather(in.b.at(token, 0, head), in.b.dtype, in.b.head_stride, n, x.x);
+      for (int64_t i = 0; i < n; i += kLanes) {
+        const Vec y = sigmoid(load(x.x + i));
+        store(in.allow_neg_eigval ? hn::Add(y, y) : y, x.x + i);
+      }
+      scatter(x.x, n, problem.beta.dtype, problem.beta.head_stride,
+              problem.beta.at(token, 0, head));
+    }
+  }
+}
+
+>>>>>>> kernels
 }  // namespace gdn::cpu::GDN_ISA
 GDN_AFTER_KERNELS()

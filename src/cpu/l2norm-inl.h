@@ -1,10 +1,58 @@
+// The norm of q and k rows, for every kernel that needs one, and the l2norm operator.
+
 GDN_BEFORE_KERNELS()
 namespace gdn::cpu::GDN_ISA {
-inline float inverse_norm(const float* x, int64_t n, float eps) {
-  float s = 0;
-  for (int64_t i = 0; i < n; ++i) s += x[i] * x[i];
-  return 1.0f / std::sqrt(s + eps);
+
+// 1 / sqrt(sum x^2 + eps) in float32. Four vectors of partial sums: their order depends on n alone.
+template <class T>
+HWY_INLINE float inverse_norm(const T* x, int64_t n, float eps) {
+  const F32 d;
+  Vec sums[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+    for (int part = 0; part < 4; ++part) {
+      const Vec y = load(x + i + part * kLanes);
+      sums[part] = hn::MulAdd(y, y, sums[part]);
+    }
+  }
+  for (int part = 0; i < n; i += kLanes, ++part) {
+    const Vec y = i + kLanes <= n ? load(x + i) : load_n(x + i, n - i);
+    sums[part] = hn::MulAdd(y, y, sums[part]);
+  }
+  const Vec sum = hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3]));
+  return 1.0f / std::sqrt(hn::GetLane(hn::SumOfLanes(d, sum)) + eps);
 }
-inline void l2norm(const L2normProblem&, int64_t, int64_t) {}
+
+template <class From, class To>
+HWY_INLINE void scale_row(const From* x, int64_t n, float factor, To* y) {
+  const Vec f = hn::Set(F32(), factor);
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(hn::Mul(load(x + i), f), y + i);
+  if (i < n) store_n(hn::Mul(load_n(x + i, n - i), f), y + i, n - i);
+}
+
+// Element offset of row i of the flattened leading axes.
+HWY_INLINE int64_t row_offset(const int64_t (&extents)[3], const int64_t (&strides)[3], int64_t i) {
+  return i / (extents[1] * extents[2]) * strides[0] + i / extents[2] % extents[1] * strides[1] +
+         i % extents[2] * strides[2];
+}
+
+inline void l2norm(const L2normProblem& problem, int64_t begin, int64_t end) {
+  with_element(problem.x_dtype, [&](auto from) {
+    with_element(problem.y_dtype, [&](auto to) {
+      using From = decltype(from);
+      using To = decltype(to);
+      for (int64_t i = begin; i < end; ++i) {
+        const From* x = reinterpret_cast<const From*>(problem.x) +
+                        row_offset(problem.extents, problem.x_strides, i);
+        To* y =
+            reinterpret_cast<To*>(problem.y) + row_offset(problem.extents, problem.y_strides, i);
+        const int64_t n = problem.shape.K;
+        scale_row(x, n, inverse_norm(x, n, problem.eps), y);
+      }
+    });
+  });
+}
+
 }  // namespace gdn::cpu::GDN_ISA
 GDN_AFTER_KERNELS()

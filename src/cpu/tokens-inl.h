@@ -1,0 +1,140 @@
+// A tile of consecutive tokens of a sequence as the token-by-token kernels take them: floats in
+// scratch.
+
+GDN_BEFORE_KERNELS()
+namespace gdn::cpu::GDN_ISA {
+
+// Tokens of a tile: enough to pay for a state block's way between scratch and the first-level
+// cache.
+constexpr int64_t kTile = 16;
+
+// A vector for each token, `stride` apart.
+struct Rows {
+  float* data;
+  int64_t stride;
+
+  float* at(int64_t i) const { return data + i * stride; }
+};
+
+// Hands out scratch in whole cache lines.
+class Carver {
+ public:
+  explicit Carver(std::byte* scratch) : next_(reinterpret_cast<float*>(scratch)) {}
+  float* take(int64_t floats) {
+    float* p = next_;
+    next_ += padded(floats);
+    return p;
+  }
+
+ private:
+  float* next_;
+};
+
+HWY_INLINE float dot(const float* a, const float* b, int64_t n) {
+  const F32 d;
+  Vec sums[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
+  // n is a multiple of 16; on the scalar target the sums are four chains.
+  for (int64_t i = 0, part = 0; i < n; i += kLanes, part = (part + 1) % 4) {
+    sums[part] = hn::MulAdd(load(a + i), load(b + i), sums[part]);
+  }
+  const Vec sum = hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3]));
+  return hn::GetLane(hn::SumOfLanes(d, sum));
+}
+
+// K elements as floats, l2-normalised when asked, zeros up to padded(K).
+template <class Problem>
+HWY_INLINE void load_head(const Problem& problem, const TokenTensor& from, const Sequence& sequence,
+                          int64_t t, int64_t head, float* to) {
+  const int64_t K = problem.shape.K;
+  with_element(from.dtype, [&](auto element) {
+    load_row(reinterpret_cast<const decltype(element)*>(from.at(sequence, t, head)), K, to);
+  });
+  if (problem.use_qk_l2norm) {
+    scale_row(to, K, inverse_norm(to, K, problem.l2norm_eps), to);
+  }
+  std::fill(to + K, to + padded(K), 0.0f);
+}
+
+class TokenTile {
+ public:
+  static int64_t floats(int64_t tokens, int64_t K, int64_t V) {
+    return tokens * (2 * padded(K) + 3 * padded(V));
+  }
+  TokenTile(Carver& carver, int64_t tokens, int64_t K, int64_t V)
+      : q{carver.take(tokens * padded(K)), padded(K)},
+        k{carver.take(tokens * padded(K)), padded(K)},
+        v{carver.take(tokens * padded(V)), padded(V)},
+        v_new{carver.take(tokens * padded(V)), padded(V)},
+        out{carver.take(tokens * padded(V)), padded(V)} {}
+
+  // q and k of tokens t0 .. t0 + count - 1; nothing to do where they are there already.
+  template <class Problem>
+  void load_qk(const Problem& problem, const Sequence& sequence, int64_t head, int64_t t0,
+               int64_t count) {
+    if (loaded_ == t0) return;
+    loaded_ = t0;
+    for (int64_t i = 0; i < count; ++i) {
+      load_head(problem, problem.q, sequence, t0 + i, head, q.at(i));
+      load_head(problem, problem.k, sequence, t0 + i, head, k.at(i));
+      kq[i] = dot(k.at(i), q.at(i), padded(problem.shape.K));
+    }
+  }
+
+  // Gates, and columns [begin, end) of v to the front of its rows, of a value head.
+  template <class Problem>
+  void load_values(const Problem& problem, const Sequence& sequence, int64_t head, int64_t t0,
+                   int64_t count, int64_t begin, int64_t end) {
+    load_gates(problem.gates, sequence, t0, count, head, g, beta);
+    for (int64_t i = 0; i < kTile; i += kLanes) store(exp(load(g + i)), decay + i);
+    with_element(problem.v.dtype, [&](auto element) {
+      using T = decltype(element);
+      for (int64_t i = 0; i < count; ++i) {
+        const T* from = reinterpret_cast<const T*>(problem.v.at(sequence, t0 + i, head));
+        load_row(from + begin, end - begin, v.at(i));
+        std::fill(v.at(i) + (end - begin), v.at(i) + padded(end - begin), 0.0f);
+      }
+    });
+  }
+
+  template <class Problem>
+  void store_out(const Problem& problem, const Sequence& sequence, int64_t head, int64_t t0,
+                 int64_t count, int64_t begin, int64_t end) const {
+    with_element(problem.out.dtype, [&](auto element) {
+      using T = decltype(element);
+      for (int64_t i = 0; i < count; ++i) {
+        T* to = reinterpret_cast<T*>(problem.out.at(sequence, t0 + i, head));
+        store_row(out.at(i), end - begin, to + begin);
+      }
+    });
+  }
+
+  Token token(int64_t i, float scale) const {
+    return {q.at(i), k.at(i), kq[i], decay[i], beta[i], scale};
+  }
+  TokenColumns columns(int64_t i, int64_t column) const {
+    return {v.at(i) + column, v_new.at(i) + column, out.at(i) + column};
+  }
+
+  Rows q, k, v, v_new, out;
+  alignas(64) float kq[kTile] = {};
+  alignas(64) float g[kTile] = {};
+  alignas(64) float decay[kTile] = {};
+  alignas(64) float beta[kTile] = {};
+
+ private:
+  int64_t loaded_ = -1;
+};
+
+// Columns [begin, end) of all rows of out of a value head.
+template <class Problem>
+HWY_INLINE void zero_out(const Problem& problem, const Sequence& sequence, int64_t head,
+                         int64_t begin, int64_t end) {
+  const int64_t size = size_of(problem.out.dtype);
+  for (int64_t t = 0; t < sequence.length; ++t) {
+    std::memset(problem.out.at(sequence, t, head) + begin * size, 0,
+                static_cast<size_t>((end - begin) * size));
+  }
+}
+
+}  // namespace gdn::cpu::GDN_ISA
+GDN_AFTER_KERNELS()
