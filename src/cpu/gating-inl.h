@@ -3,18 +3,6 @@
 
 GDN_BEFORE_KERNELS()
 namespace gdn::cpu::GDN_ISA {
-<<<<<<< HEAD
-inline void compute_gates(const GateInputs& in, const Sequence& s, int64_t t0, int64_t count,
-                          int64_t head, float* g, float* beta) {
-  for (int64_t i = 0; i < count; ++i) {
-    float x;
-    std::memcpy(&x, in.g.at(s, t0 + i, head), 4);
-    g[i] = x < -150 ? -150 : x;
-    beta[i] = in.beta.given() ? load_float(in.beta.at(s, t0 + i, head), in.beta.dtype) : 1;
-  }
-}
-inline void gating(const GatingProblem&, int64_t, int64_t) {}
-=======
 
 // log(1 + u) for u in [0, 1], as 2 atanh(u / (2 + u)): keeps its relative accuracy as u goes to 0.
 HWY_INLINE Vec log1p_unit(Vec u) {
@@ -188,6 +176,5 @@ inline void gating(const GatingProblem& problem, int64_t begin, int64_t end) {
   }
 }
 
->>>>>>> kernels
 }  // namespace gdn::cpu::GDN_ISA
 GDN_AFTER_KERNELS()

@@ -5,47 +5,44 @@
 GDN_BEFORE_KERNELS()
 namespace gdn::cpu::GDN_ISA {
 
-constexpr int64_t kTileColumns = 16;
-constexpr int kTileVectors = static_cast<int>(kTileColumns) / kLanes;
-constexpr int64_t kTileRows = kTileVectors == 1 ? 8 : 4;  // eight accumulators on x86
+// A tile is sixteen columns wide, so that none is cut on any instruction set.
+constexpr int64_t kSolveColumns = 16;
+constexpr int kSolveVecs = static_cast<int>(kSolveColumns) / kLanes;
+constexpr int kSolveRows = kSolveVecs == 1 ? 8 : 4;  // eight accumulators on x86
+using SolveTile = Tile<kSolveRows, kSolveVecs>;
+
 constexpr int64_t kSolveBlock = 8;  // rows by substitution, whose vectors fit 16 registers
 
 // [padded(n), padded(n)], zero outside of what is said.
 struct Square {
+  // Of a row. No power of two: the rows of a column would share a set of the cache.
+  static constexpr int64_t kStride = 256 + 16;
   float* data;
-  int64_t stride;
+  int64_t side;
 
-  float* row(int64_t i) const { return data + i * stride; }
+  static int64_t floats(int64_t side) { return side * kStride; }
+  float* row(int64_t i) const { return data + i * kStride; }
 };
 
 inline size_t solve_tril_scratch(const Shape& shape) {
-  return static_cast<size_t>(3 * padded(shape.K) * padded(shape.K)) * sizeof(float);
+  return static_cast<size_t>(3 * Square::floats(padded(shape.K))) * sizeof(float);
 }
-
-using Tile = Vec[kTileRows][kTileVectors];
 
 // Rows row .. of a times columns column .. of b, over the inner range [begin, end), in that order.
 HWY_INLINE void multiply_tile(const Square& a, const Square& b, int64_t row, int64_t column,
-                              int64_t begin, int64_t end, Tile& sums) {
-  const F32 d;
-  for (auto& sums_row : sums) {
-    for (Vec& sum : sums_row) sum = hn::Zero(d);
-  }
-  for (int64_t m = begin; m < end; ++m) {
-    for (int c = 0; c < kTileVectors; ++c) {
-      const Vec y = load(b.row(m) + column + c * kLanes);
-      for (int64_t r = 0; r < kTileRows; ++r) {
-        sums[r][c] = hn::MulAdd(hn::Set(d, a.row(row + r)[m]), y, sums[r][c]);
-      }
-    }
+                              int64_t begin, int64_t end, SolveTile& sums) {
+  set_zero(sums);
+  if (begin < end) {
+    add_product<Square::kStride>(sums, a.row(row) + begin, 1, b.row(begin) + column,
+                                 Square::kStride, end - begin);
   }
 }
 
 // Calls body(row, column) for the tiles of the lower triangle, the columns of a row in order.
 template <class Body>
 HWY_INLINE void for_each_tile(int64_t begin, int64_t end, const Body& body) {
-  for (int64_t row = begin; row < end; row += kTileRows) {
-    for (int64_t column = 0; column < row + kTileRows; column += kTileColumns) body(row, column);
+  for (int64_t row = begin; row < end; row += kSolveRows) {
+    for (int64_t column = 0; column < row + kSolveRows; column += kSolveColumns) body(row, column);
   }
 }
 
@@ -58,13 +55,13 @@ HWY_INLINE Vec strictly_lower(Vec x, int64_t row, int64_t column) {
 // Calls body(row, column, elements) for every vector of strict_lower(L X).
 template <class Body>
 HWY_INLINE void for_each_defect(const Square& L, const Square& X, const Body& body) {
-  for_each_tile(0, L.stride, [&](int64_t row, int64_t column) {
-    Tile sums;
-    multiply_tile(L, X, row, column, column, row + kTileRows, sums);
-    for (int64_t r = 0; r < kTileRows; ++r) {
-      for (int c = 0; c < kTileVectors; ++c) {
+  for_each_tile(0, L.side, [&](int64_t row, int64_t column) {
+    SolveTile sums;
+    multiply_tile(L, X, row, column, column, row + kSolveRows, sums);
+    for (int r = 0; r < kSolveRows; ++r) {
+      for (int c = 0; c < kSolveVecs; ++c) {
         const int64_t at = column + c * kLanes;
-        const Vec x = hn::Add(sums[r][c], load(X.row(row + r) + at));
+        const Vec x = hn::Add(sums.at[r][c], load(X.row(row + r) + at));
         body(row + r, at, strictly_lower(x, row + r, at));
       }
     }
@@ -73,16 +70,16 @@ HWY_INLINE void for_each_defect(const Square& L, const Square& X, const Body& bo
 
 // Block of rows I: X_I = L_II^-1 (E_I - sum over J < I of L_IJ X_J).
 inline void invert_exact(const Square& L, const Square& X) {
-  for (int64_t block = 0; block < L.stride; block += kSolveBlock) {
+  for (int64_t block = 0; block < L.side; block += kSolveBlock) {
     const int64_t end = block + kSolveBlock;
     if (block > 0) {
       for_each_tile(block, end, [&](int64_t row, int64_t column) {
-        Tile sums;
+        SolveTile sums;
         multiply_tile(L, X, row, column, column, block, sums);
-        for (int64_t r = 0; r < kTileRows; ++r) {
-          for (int c = 0; c < kTileVectors; ++c) {
+        for (int r = 0; r < kSolveRows; ++r) {
+          for (int c = 0; c < kSolveVecs; ++c) {
             float* x = X.row(row + r) + column + c * kLanes;
-            store(hn::Sub(load(x), sums[r][c]), x);  // x is a part of E_I
+            store(hn::Sub(load(x), sums.at[r][c]), x);  // x is a part of E_I
           }
         }
       });
@@ -111,13 +108,13 @@ inline void iterate_neumann(const Square& L, const Square& X, const Square& defe
     store(rounded_if(round, x), defect.row(row) + column);
   });
   // In place: columns from `column` on need X of these columns and later ones alone.
-  for_each_tile(0, L.stride, [&](int64_t row, int64_t column) {
-    Tile sums;
-    multiply_tile(X, defect, row, column, column, row + kTileRows, sums);
-    for (int64_t r = 0; r < kTileRows; ++r) {
-      for (int c = 0; c < kTileVectors; ++c) {
+  for_each_tile(0, L.side, [&](int64_t row, int64_t column) {
+    SolveTile sums;
+    multiply_tile(X, defect, row, column, column, row + kSolveRows, sums);
+    for (int r = 0; r < kSolveRows; ++r) {
+      for (int c = 0; c < kSolveVecs; ++c) {
         float* x = X.row(row + r) + column + c * kLanes;
-        store(rounded_if(round, hn::Sub(load(x), sums[r][c])), x);
+        store(rounded_if(round, hn::Sub(load(x), sums.at[r][c])), x);
       }
     }
   });
@@ -143,12 +140,12 @@ inline float largest_defect(const Square& L, const Square& X) {
 inline void solve_tril(const SolveTrilProblem& problem, int64_t matrix, std::byte* scratch) {
   const int64_t n = problem.shape.K, side = padded(n);
   Carver carver(scratch);
-  const Square L = {carver.take(side * side), side};
-  const Square X = {carver.take(side * side), side};
-  const Square defect = {carver.take(side * side), side};
-  std::fill_n(L.data, side * side, 0.0f);
-  std::fill_n(X.data, side * side, 0.0f);
-  std::fill_n(defect.data, side * side, 0.0f);
+  const auto zeros = [&]() -> Square {
+    float* data = carver.take(Square::floats(side));
+    std::fill_n(data, Square::floats(side), 0.0f);
+    return {data, side};
+  };
+  const Square L = zeros(), X = zeros(), defect = zeros();
   for (int64_t i = 0; i < side; ++i) X.row(i)[i] = 1.0f;
 
   with_element(problem.dtype, [&](auto element) {
