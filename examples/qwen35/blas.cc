@@ -33,7 +33,7 @@ Values apply(gdn::Context& context, const Linear& linear, const Values& x) {
   const int64_t out = linear.out, in = linear.in;
   const int64_t tokens = static_cast<int64_t>(x.size()) / in;
   Values y(static_cast<size_t>(tokens * out));
-  parallel_for(context, (out + kRows - 1) / kRows, tokens * out * in, [&](int64_t task) {
+  parallel_for(context, (out + kRows - 1) / kRows, tokens * out * in, [&](int64_t task, int) {
     const int64_t first = task * kRows, rows = std::min(kRows, out - first);
     multiply_transposed(tokens, rows, in, x.data(), in, &linear.weight[first * in], in, &y[first],
                         out);

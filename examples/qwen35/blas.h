@@ -24,16 +24,22 @@ Values apply(gdn::Context& context, const Linear& linear, const Values& x);
 // product is cut in the same way whatever the number of threads, and so are its bits.
 void keep_blas_on_one_thread();
 
-// Calls body(i) for i in [0,count) on the context's threads; on this one alone where
-// `multiplications`, about how many there are in all, would not pay for waking the others.
+// Calls body(i, worker) for i in [0,count) on the context's threads; on this one alone where
+// `multiplications`, about how many there are in all, would not pay for waking the others. No two
+// calls at the same time have the same worker, of which there are worker_count(). Bodies must not
+// throw.
+inline int worker_count(const gdn::Context& context) { return context.executor->max_workers(); }
+
 template <class Body>
 void parallel_for(gdn::Context& context, int64_t count, int64_t multiplications, const Body& body) {
   constexpr int64_t kWorthIt = 1 << 19;
-  if (multiplications < kWorthIt || context.executor == nullptr) {
-    for (int64_t i = 0; i < count; ++i) body(i);
+  if (multiplications < kWorthIt) {
+    for (int64_t i = 0; i < count; ++i) body(i, 0);
     return;
   }
-  const auto task = [](void* closure, int64_t i, int) { (*static_cast<const Body*>(closure))(i); };
+  const auto task = [](void* closure, int64_t i, int worker) {
+    (*static_cast<const Body*>(closure))(i, worker);
+  };
   context.executor->run(count, task, const_cast<Body*>(&body));
 }
 

@@ -88,13 +88,14 @@ Values full_attention(gdn::Context& context, const Config& config,
 
   const float scale = 1 / std::sqrt(static_cast<float>(dim));
   Values read(static_cast<size_t>(T * q_width));
-  parallel_for(context, full.heads, 2 * T * total * q_width, [&](int64_t h) {
+  Values scratch(static_cast<size_t>(worker_count(context) * T * total));
+  parallel_for(context, full.heads, 2 * T * total * q_width, [&](int64_t h, int worker) {
     const int64_t kv_head = h / (full.heads / full.kv_heads);
-    Values scores(static_cast<size_t>(T * total));
+    float* scores = &scratch[worker * T * total];  // [T,total]
     multiply_transposed(T, total, dim, &projected[h * 2 * dim], row, &keys[kv_head * dim], kv_width,
-                        scores.data(), total);
-    for (int64_t t = 0; t < T; ++t) softmax(&scores[t * total], past + t + 1, total, scale);
-    multiply(T, dim, total, scores.data(), total, &values[kv_head * dim], kv_width, &read[h * dim],
+                        scores, total);
+    for (int64_t t = 0; t < T; ++t) softmax(scores + t * total, past + t + 1, total, scale);
+    multiply(T, dim, total, scores, total, &values[kv_head * dim], kv_width, &read[h * dim],
              q_width);
     for (int64_t t = 0; t < T; ++t) {
       const float* gate = &projected[t * row + h * 2 * dim + dim];
