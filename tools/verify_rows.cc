@@ -18,12 +18,6 @@ using verify::Operator;
 using verify::Quantity;
 using verify::Tensor;
 
-// Calls the operator of the data, as a caller would.
-Status call(Context& context, const DeltaRuleData& data) {
-  if (data.about.op == Operator::kChunk) return chunk(context, data.chunk_args());
-  return recurrent(context, data.recurrent_args());
-}
-
 Status plan_call(const Context& context, const DeltaRuleData& data, Plan* plan) {
   if (data.about.op == Operator::kChunk) return gdn::plan(context, data.chunk_args(), plan);
   return gdn::plan(context, data.recurrent_args(), plan);
@@ -74,7 +68,7 @@ void add_stored_rows(const std::string& name, const DeltaRuleData& data, const T
     Row row(name, name_of(data.about.op), kernel, described(data.about));
     row.repeat = repeat + " --kernel " + kernel;
     Status status = plan_call(context, copy, &plan);
-    if (status.ok()) status = call(context, copy);
+    if (status.ok()) status = verify::call(context, copy);
     if (status.ok()) {
       Comparand about;
       about.compute = plan.compute;

@@ -392,7 +392,8 @@ void make_states(const Case& c, DeltaRuleData* data) {
   const int64_t final_count = indexed ? writes_named + kSpareSlots : N;
   if (reads) data->initial_state = state_tensor(c, c.state, initial_count);
   if (writes) {
-    data->final_state = in_place ? data->initial_state : state_tensor(c, c.final_state, final_count);
+    data->final_state =
+        in_place ? data->initial_state : state_tensor(c, c.final_state, final_count);
   }
   if (c.has_initial) {
     data->has_initial_state = small_tensor(c, DType::kBool, {N});

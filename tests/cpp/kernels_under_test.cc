@@ -1,12 +1,11 @@
 #include "kernels_under_test.h"
 
-#include <gtest/gtest.h>
-
 #include <cstdlib>
 #include <map>
 #include <string_view>
 
 #include "gdn/plan.h"
+#include "verify/compare.h"
 
 namespace gdn::tests {
 
@@ -32,6 +31,19 @@ Executor* executor_of(int threads) {
 bool quick() {
   const char* tests = std::getenv("GDN_TESTS");
   return tests != nullptr && std::string_view(tests) == "quick";
+}
+
+void expect_ok(const Status& status) { EXPECT_TRUE(status.ok()) << status.message(); }
+
+void expect_close(const std::string& name, const verify::Tensor& got,
+                  const std::vector<double>& expected, const verify::Comparand& about) {
+  const verify::Comparison comparison = verify::compare(name, got, expected, about);
+  EXPECT_TRUE(comparison.ok()) << name << ": error " << comparison.relative_error() << ", bound "
+                               << comparison.relative_bound();
+}
+
+void expect_only_elements_changed(const verify::Tensor& got, const verify::Tensor& before) {
+  EXPECT_TRUE(got.only_elements_changed(before)) << "bytes between or around the elements changed";
 }
 
 void expect(const verify::Expected& expected, int threads) {
