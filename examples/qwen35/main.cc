@@ -85,6 +85,7 @@ void report(const char* what, size_t tokens, double seconds) {
 }
 
 void run(const Options& options) {
+  const Config config = read_config(options.model);  // what is wrong there shows before a long load
   const auto tokenizer = ByteTokenizer::read(options.model);
   if (!options.prompt.empty() && !tokenizer) {
     throw std::runtime_error(options.model + " has no byte tokenizer: give --tokens in place of " +
@@ -95,7 +96,6 @@ void run(const Options& options) {
   if (prompt.empty()) throw std::runtime_error("nothing to continue: give --prompt or --tokens");
 
   Model model(options.model, options.threads);
-  const auto vocab = static_cast<size_t>(model.config().vocab_size);
 
   auto start = std::chrono::steady_clock::now();
   const bool all = !options.logits.empty();
@@ -105,16 +105,16 @@ void run(const Options& options) {
     const auto tokens = static_cast<int64_t>(prompt.size());
     const gdn::Status status = gdn::verify::write_safetensors(
         options.logits, {{"input_ids", {prompt.data(), {tokens}}},
-                         {"logits", {logits.data(), {tokens, model.config().vocab_size}}}});
+                         {"logits", {logits.data(), {tokens, config.vocab_size}}}});
     if (!status.ok()) throw std::runtime_error(status.message());
-    logits.erase(logits.begin(), logits.end() - static_cast<std::ptrdiff_t>(vocab));
+    logits.erase(logits.begin(), logits.end() - config.vocab_size);
   }
 
   Printer printer(tokenizer ? &*tokenizer : nullptr);
   for (const int64_t token : prompt) printer.print(token);
 
   Sampler sampler(options.temperature, options.seed);
-  const auto& end_ids = model.config().end_ids;
+  const auto& end_ids = config.end_ids;
   size_t decoded = 0;
   start = std::chrono::steady_clock::now();
   for (int64_t made = 0; made < options.max_new_tokens; ++made) {
