@@ -72,8 +72,13 @@ std::vector<Bits> bits_of_case(Context& context, const Case& c, int threads = 1)
   return bits_of(run_case(own, c));
 }
 
-void expect_same(const Bits& a, const Bits& b, const Case& c, const Context& context) {
-  EXPECT_TRUE(a == b) << "other bits: " << verify::repeat_line(c, context);
+void expect_same(const std::vector<Bits>& got, const std::vector<Bits>& expected, const Case& c,
+                 const Context& context) {
+  ASSERT_EQ(got.size(), expected.size());
+  for (size_t n = 0; n < got.size(); ++n) {
+    EXPECT_TRUE(got[n] == expected[n])
+        << "sequence " << n << " has other bits: " << verify::repeat_line(c, context);
+  }
 }
 
 // Shapes that take different ways through the kernels.
@@ -126,15 +131,15 @@ class Determinism : public testing::TestWithParam<Operator> {
 TEST_P(Determinism, ThreadsChangeNoBit) {
   for_each([](Context& context, const Case& c) {
     const auto alone = bits_of_case(context, c, 1);
-    EXPECT_EQ(bits_of_case(context, c, 2), alone);
-    EXPECT_EQ(bits_of_case(context, c, 5), alone);
+    expect_same(bits_of_case(context, c, 2), alone, c, context);
+    expect_same(bits_of_case(context, c, 5), alone, c, context);
     // One sequence, which many threads share by its columns of V.
     Case single = c;
     single.lengths = {100};
     const auto one = bits_of_case(context, single, 1);
-    EXPECT_EQ(bits_of_case(context, single, 2), one);
-    EXPECT_EQ(bits_of_case(context, single, 5), one);
-    EXPECT_EQ(one[0], alone[0]);
+    expect_same(bits_of_case(context, single, 2), one, single, context);
+    expect_same(bits_of_case(context, single, 5), one, single, context);
+    expect_same({one[0]}, {alone[0]}, single, context);
   });
 }
 
@@ -145,14 +150,13 @@ TEST_P(Determinism, NeighboursAndPositionInThePackChangeNoBit) {
       Case alone = c;
       alone.lengths = {c.lengths[static_cast<size_t>(n)]};
       alone.first = n;
-      expect_same(bits_of_case(context, alone)[0], together[static_cast<size_t>(n)], alone,
-                  context);
+      expect_same(bits_of_case(context, alone), {together[static_cast<size_t>(n)]}, alone, context);
     }
     Case more = c;  // others after it
     for (int i = 0; i < 4; ++i) more.lengths.push_back(20 * i);
-    const auto among_more = bits_of_case(context, more);
-    for (size_t n = 0; n < together.size(); ++n)
-      expect_same(among_more[n], together[n], more, context);
+    auto among_more = bits_of_case(context, more);
+    among_more.resize(together.size());
+    expect_same(among_more, together, more, context);
   });
 }
 
@@ -164,7 +168,7 @@ TEST_P(Determinism, PackingAndRowsOfABatchGiveTheSameBits) {
     Case rows = packed;
     rows.packing = verify::Packing::kRows;
     rows.tail = 0;
-    EXPECT_EQ(bits_of_case(context, rows), bits_of_case(context, packed));
+    expect_same(bits_of_case(context, rows), bits_of_case(context, packed), rows, context);
   });
 }
 
@@ -173,10 +177,10 @@ TEST_P(Determinism, SlotsChangeNoBit) {
     const auto in_order = bits_of_case(context, c);
     Case pool = c;
     pool.indices = verify::Indices::kPool32;
-    EXPECT_EQ(bits_of_case(context, pool), in_order);
+    expect_same(bits_of_case(context, pool), in_order, pool, context);
     pool.indices = verify::Indices::kPool64;
     pool.states = verify::States::kInPlace;
-    EXPECT_EQ(bits_of_case(context, pool), in_order);
+    expect_same(bits_of_case(context, pool), in_order, pool, context);
   });
 }
 
@@ -186,12 +190,12 @@ TEST_P(Determinism, AlignmentAndStridesChangeNoBit) {
     Case other = c;
     for (int64_t shift : {1, 2, 5, 16}) {
       other.shift = shift;
-      EXPECT_EQ(bits_of_case(context, other), aligned) << "shift " << shift;
+      expect_same(bits_of_case(context, other), aligned, other, context);
     }
     other.strides = verify::Strides::kPadded;
-    EXPECT_EQ(bits_of_case(context, other), aligned);
+    expect_same(bits_of_case(context, other), aligned, other, context);
     other.strides = verify::Strides::kFused;
-    EXPECT_EQ(bits_of_case(context, other), aligned);
+    expect_same(bits_of_case(context, other), aligned, other, context);
   });
 }
 
@@ -233,15 +237,20 @@ Case one_sequence(Case c, int64_t length) {
   return c;
 }
 
+// The reference keeps a call's running state in double, so that a cut rounds it.
+bool is_reference(const Context& context) { return std::string(context.kernel) == "reference"; }
+
 TEST(DeterminismOfParts, PrefillCutAtMultiplesOf64GivesTheBitsOfTheUncutCall) {
   for_each_kernel([](Context& context) {
+    if (is_reference(context)) return;
     for (const Case& shape : shapes(Operator::kChunk)) {
       const Case c = one_sequence(shape, 300);
       SCOPED_TRACE(verify::repeat_line(c, context));
       const auto uncut = bits_of_case(context, c);
       for (const std::vector<int64_t>& cuts :
            {std::vector<int64_t>{0, 64, 300}, {0, 256, 300}, {0, 64, 128, 192, 256, 300}}) {
-        EXPECT_EQ(bits_in_parts(context, c, cuts, &DeltaRuleData::chunk_args, &chunk), uncut);
+        expect_same(bits_in_parts(context, c, cuts, &DeltaRuleData::chunk_args, &chunk), uncut, c,
+                    context);
       }
     }
   });
@@ -260,7 +269,7 @@ TEST(DeterminismOfParts, CheckpointsAreTheStatesOfTheCallThatEndsThere) {
         Bits checkpoint, state;
         append(data.checkpoints, j * elements, elements, &checkpoint);
         append(cut.final_state, 0, elements, &state);
-        EXPECT_EQ(checkpoint, state) << "checkpoint " << j;
+        EXPECT_TRUE(checkpoint == state) << "checkpoint " << j;
       }
     }
   });
@@ -268,16 +277,18 @@ TEST(DeterminismOfParts, CheckpointsAreTheStatesOfTheCallThatEndsThere) {
 
 TEST(DeterminismOfParts, RecurrentOverTTokensGivesTheBitsOfTCalls) {
   for_each_kernel([](Context& context) {
+    if (is_reference(context)) return;
     for (const Case& shape : shapes(Operator::kRecurrent)) {
       const Case c = one_sequence(shape, 19);
       SCOPED_TRACE(verify::repeat_line(c, context));
       std::vector<int64_t> cuts;
       for (int64_t t = 0; t <= 19; ++t) cuts.push_back(t);
       const auto whole = bits_of_case(context, c);
-      EXPECT_EQ(bits_in_parts(context, c, cuts, &DeltaRuleData::recurrent_args, &recurrent), whole);
-      EXPECT_EQ(
+      expect_same(bits_in_parts(context, c, cuts, &DeltaRuleData::recurrent_args, &recurrent),
+                  whole, c, context);
+      expect_same(
           bits_in_parts(context, c, {0, 3, 8, 19}, &DeltaRuleData::recurrent_args, &recurrent),
-          whole);
+          whole, c, context);
     }
   });
 }
@@ -315,7 +326,7 @@ TEST_P(Determinism, TheCallersDenormalModeDoesNotMatterAndIsRestored) {
       _mm_setcsr(mode);
       expect_ok(status);
       EXPECT_EQ(after & kControlBits, (mode | kFlushAndZero) & kControlBits);
-      EXPECT_EQ(bits_of(flushed), bits_of(kept));
+      expect_same(bits_of(flushed), bits_of(kept), c, context);
     }
   });
 }
