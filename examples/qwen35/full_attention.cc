@@ -86,22 +86,30 @@ Values full_attention(gdn::Context& context, const Config& config,
     values.insert(values.end(), v, v + kv_width);
   }
 
+  // A task is a head and a block of consecutive queries, which see the tokens up to their own.
+  constexpr int64_t kQueries = 64;
+  const int64_t blocks = (T + kQueries - 1) / kQueries;
   const float scale = 1 / std::sqrt(static_cast<float>(dim));
   Values read(static_cast<size_t>(T * q_width));
-  Values scratch(static_cast<size_t>(worker_count(context) * T * total));
-  parallel_for(context, full.heads, 2 * T * total * q_width, [&](int64_t h, int worker) {
-    const int64_t kv_head = h / (full.heads / full.kv_heads);
-    float* scores = &scratch[worker * T * total];  // [T,total]
-    multiply_transposed(T, total, dim, &projected[h * 2 * dim], row, &keys[kv_head * dim], kv_width,
-                        scores, total);
-    for (int64_t t = 0; t < T; ++t) softmax(scores + t * total, past + t + 1, total, scale);
-    multiply(T, dim, total, scores, total, &values[kv_head * dim], kv_width, &read[h * dim],
-             q_width);
-    for (int64_t t = 0; t < T; ++t) {
-      const float* gate = &projected[t * row + h * 2 * dim + dim];
-      for (int64_t i = 0; i < dim; ++i) read[t * q_width + h * dim + i] *= sigmoid(gate[i]);
+  Values scratch(static_cast<size_t>(worker_count(context) * std::min(T, kQueries) * total));
+  const auto attend = [&](int64_t task, int worker) {
+    const int64_t h = task / blocks, kv_head = h / (full.heads / full.kv_heads);
+    const int64_t first = task % blocks * kQueries, queries = std::min(kQueries, T - first);
+    const int64_t seen = past + first + queries;
+    const float* q = &projected[first * row + h * 2 * dim];
+    float* out = &read[first * q_width + h * dim];
+    float* scores = &scratch[worker * std::min(T, kQueries) * total];  // [queries,seen]
+    multiply_transposed(queries, seen, dim, q, row, &keys[kv_head * dim], kv_width, scores, seen);
+    for (int64_t t = 0; t < queries; ++t) {
+      softmax(scores + t * seen, past + first + t + 1, seen, scale);
     }
-  });
+    multiply(queries, dim, seen, scores, seen, &values[kv_head * dim], kv_width, out, q_width);
+    for (int64_t t = 0; t < queries; ++t) {
+      const float* gate = q + t * row + dim;
+      for (int64_t i = 0; i < dim; ++i) out[t * q_width + i] *= sigmoid(gate[i]);
+    }
+  };
+  parallel_for(context, full.heads * blocks, 2 * T * total * q_width, attend);
   return apply(context, weights.out, read);
 }
 

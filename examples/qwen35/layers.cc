@@ -21,7 +21,8 @@ Values mlp(gdn::Context& context, const LayerWeights& weights, const Values& x) 
   const int64_t width = weights.mlp_out.in;
   const int64_t tokens = static_cast<int64_t>(gate_up.size()) / (2 * width);
   Values inner(static_cast<size_t>(tokens * width));
-  parallel_for(context, tokens, tokens * width * 20, [&](int64_t t, int) {
+  constexpr int64_t kSilu = 20;  // about so many multiplications
+  parallel_for(context, tokens, tokens * width * kSilu, [&](int64_t t, int) {
     const float* gate = &gate_up[t * 2 * width];
     const float* up = gate + width;
     for (int64_t i = 0; i < width; ++i) inner[t * width + i] = silu(gate[i]) * up[i];
