@@ -147,7 +147,9 @@ TEST_P(RandomModel, SequencesInOtherSlotsChangeNothing) {
   for (size_t i = head.size(); i < text.size(); ++i) {
     append(model.forward({&text[i], 1}, Model::Logits::kLast, 1), &alone);
   }
-  // The same again, over what the first pass left, with neighbours.
+  // The same again, with neighbours, over what another text left in the slot.
+  model.restart(1);
+  model.forward(other, Model::Logits::kLast, 1);
   model.restart(1);
   model.forward(other, Model::Logits::kLast, 0);
   Values among = model.forward(head, Model::Logits::kAll, 1);
