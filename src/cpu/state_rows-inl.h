@@ -130,49 +130,53 @@ HWY_INLINE void dot_rows(const From* const (&rows)[kDotRows], const Token& token
   }
 }
 
-// to <- decay from + v_new k^T, kN rows of it.
-template <bool kAhead, int kN, class From, class To>
-HWY_INLINE void update_rows(const From* from, int64_t from_stride, To* to, int64_t to_stride,
-                            const float* k, float decay, const float* v_new, int64_t K) {
+// to <- decay from + v_new k^T, kVectors vectors of some rows, whose part of k stays in registers:
+// memory is walked row by row, as it likes best.
+template <bool kAhead, int kVectors, class From, class To>
+HWY_INLINE void update_part(const From* from, int64_t from_stride, To* to, int64_t to_stride,
+                            const float* k, float decay, const float* v_new, int64_t rows) {
   // Far enough ahead for memory to answer, near enough to stay in the first-level cache.
   constexpr int64_t kDistance = 8192 / static_cast<int64_t>(sizeof(From));
   const F32 d;
   const Vec e = hn::Set(d, decay);
-  Vec u[kN];
-  for (int r = 0; r < kN; ++r) u[r] = hn::Set(d, v_new[r]);
-  int64_t j = 0;
-  for (; j + kLanes <= K; j += kLanes) {
-    const Vec kj = load(k + j);
+  Vec part[kVectors];
 #pragma GCC unroll 8
-    for (int r = 0; r < kN; ++r) {
-      const From* p = from + r * from_stride + j;
-      if constexpr (kAhead) prefetch_for_write(p + kDistance);
-      store(hn::MulAdd(u[r], kj, hn::Mul(e, load(p))), to + r * to_stride + j);
-    }
-  }
-  if (j < K) {
-    const Vec kj = load(k + j);
-    for (int r = 0; r < kN; ++r) {
-      const Vec s = load_n(from + r * from_stride + j, K - j);
-      store_n(hn::MulAdd(u[r], kj, hn::Mul(e, s)), to + r * to_stride + j, K - j);
+  for (int i = 0; i < kVectors; ++i) part[i] = load(k + i * kLanes);
+  for (int64_t row = 0; row < rows; ++row) {
+    const From* p = from + row * from_stride;
+    To* q = to + row * to_stride;
+    const Vec u = hn::Set(d, v_new[row]);
+#pragma GCC unroll 8
+    for (int i = 0; i < kVectors; ++i) {
+      if constexpr (kAhead) prefetch_for_write(p + i * kLanes + kDistance);
+      store(hn::MulAdd(u, part[i], hn::Mul(e, load(p + i * kLanes))), q + i * kLanes);
     }
   }
 }
 
-// The same for any number of rows.
+// The same of whole rows.
 template <bool kAhead, class From, class To>
-HWY_INLINE void update_all(const From* from, int64_t from_stride, To* to, int64_t to_stride,
-                           const float* k, float decay, const float* v_new, int64_t K,
-                           int64_t rows) {
-  constexpr int kN = 4;
-  int64_t row = 0;
-  for (; row + kN <= rows; row += kN) {
-    update_rows<kAhead, kN>(from + row * from_stride, from_stride, to + row * to_stride, to_stride,
-                            k, decay, v_new + row, K);
+HWY_INLINE void update_rows(const From* from, int64_t from_stride, To* to, int64_t to_stride,
+                            const float* k, float decay, const float* v_new, int64_t K,
+                            int64_t rows) {
+  int64_t j = 0;
+  for (; j + 8 * kLanes <= K; j += 8 * kLanes) {
+    update_part<kAhead, 8>(from + j, from_stride, to + j, to_stride, k + j, decay, v_new, rows);
   }
-  for (; row < rows; ++row) {
-    update_rows<kAhead, 1>(from + row * from_stride, from_stride, to + row * to_stride, to_stride,
-                           k, decay, v_new + row, K);
+  if (j + 4 * kLanes <= K) {
+    update_part<kAhead, 4>(from + j, from_stride, to + j, to_stride, k + j, decay, v_new, rows);
+    j += 4 * kLanes;
+  }
+  for (; j + kLanes <= K; j += kLanes) {
+    update_part<kAhead, 1>(from + j, from_stride, to + j, to_stride, k + j, decay, v_new, rows);
+  }
+  if (j < K) {
+    const F32 d;
+    const Vec e = hn::Set(d, decay), part = load(k + j);
+    for (int64_t row = 0; row < rows; ++row) {
+      const Vec s = hn::Mul(e, load_n(from + row * from_stride + j, K - j));
+      store_n(hn::MulAdd(hn::Set(d, v_new[row]), part, s), to + row * to_stride + j, K - j);
+    }
   }
 }
 
@@ -202,8 +206,8 @@ HWY_NOINLINE void step_rows(const From* from, int64_t from_stride, To* to, int64
       }
     }
     if (to != nullptr) {
-      update_all<kAhead>(from + block * from_stride, from_stride, to + block * to_stride, to_stride,
-                         token.k, token.decay, columns.v_new + block, K, end - block);
+      update_rows<kAhead>(from + block * from_stride, from_stride, to + block * to_stride,
+                          to_stride, token.k, token.decay, columns.v_new + block, K, end - block);
     }
   }
 }
@@ -212,7 +216,10 @@ template <bool kAhead, class From, class To>
 HWY_NOINLINE void fold_rows(const From* from, int64_t from_stride, To* to, int64_t to_stride,
                             const float* k, float decay, const float* v_new, int64_t K,
                             int64_t width) {
-  update_all<kAhead>(from, from_stride, to, to_stride, k, decay, v_new, K, width);
+  for (int64_t row = 0; row < width; row += kRowBlock) {
+    update_rows<kAhead>(from + row * from_stride, from_stride, to + row * to_stride, to_stride, k,
+                        decay, v_new + row, K, std::min(kRowBlock, width - row));
+  }
 }
 
 }  // namespace gdn::cpu::GDN_ISA
