@@ -47,7 +47,9 @@ GDN_TARGET("avx512f") void fma_avx512(long steps) {
   GDN_HIDE(z)
   GDN_20(GDN_DECLARE)
 #define GDN_INSTRUCTION(x) _mm512_fmadd_ps(x, y, z)
-      for (long i = 0; i < steps; ++i){GDN_20(GDN_STEP)}
+  for (long i = 0; i < steps; ++i) {
+    GDN_20(GDN_STEP)
+  }
 #undef GDN_INSTRUCTION
   GDN_20(GDN_KEEP)
 }
@@ -70,7 +72,9 @@ GDN_TARGET("avx2,fma") void fma_avx2(long steps) {
   GDN_HIDE(z)
   GDN_12(GDN_DECLARE)
 #define GDN_INSTRUCTION(x) _mm256_fmadd_ps(x, y, z)
-      for (long i = 0; i < steps; ++i){GDN_12(GDN_STEP)}
+  for (long i = 0; i < steps; ++i) {
+    GDN_12(GDN_STEP)
+  }
 #undef GDN_INSTRUCTION
   GDN_12(GDN_KEEP)
 }
@@ -81,7 +85,9 @@ void multiply_add_baseline(long steps) {
   GDN_HIDE(z)
   GDN_12(GDN_DECLARE)
 #define GDN_INSTRUCTION(x) _mm_add_ps(_mm_mul_ps(x, y), z)
-      for (long i = 0; i < steps; ++i){GDN_12(GDN_STEP)}
+  for (long i = 0; i < steps; ++i) {
+    GDN_12(GDN_STEP)
+  }
 #undef GDN_INSTRUCTION
   GDN_12(GDN_KEEP)
 }
@@ -99,7 +105,9 @@ void fma_neon(long steps) {
   GDN_HIDE(z)
   GDN_20(GDN_DECLARE)
 #define GDN_INSTRUCTION(x) vfmaq_f32(z, x, y)
-      for (long i = 0; i < steps; ++i){GDN_20(GDN_STEP)}
+  for (long i = 0; i < steps; ++i) {
+    GDN_20(GDN_STEP)
+  }
 #undef GDN_INSTRUCTION
   GDN_20(GDN_KEEP)
 }

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <cstdio>
 #include <numeric>
 #include <sstream>
 #include <string_view>
@@ -15,7 +14,7 @@ template <class E>
 struct Words;
 template <>
 struct Words<Operator> {
-  static constexpr std::string_view list[] = {"chunk", "recurrent", "replay"};
+  static constexpr std::string_view list[] = {"chunk", "recurrent", "replay", "causal_conv1d"};
 };
 template <>
 struct Words<DType> {  // the float ones
@@ -35,8 +34,8 @@ struct Words<Strides> {
 };
 template <>
 struct Words<Indices> {
-  static constexpr std::string_view list[] = {"none",   "pool32",    "pool64",
-                                              "shared", "per_token", "accepted"};
+  static constexpr std::string_view list[] = {"none",      "pool32",   "pool64",  "shared",
+                                              "per_token", "accepted", "one_slot"};
 };
 template <>
 struct Words<States> {
@@ -75,8 +74,7 @@ std::string write(uint64_t value) { return std::to_string(value); }
 std::string write(bool value) { return value ? "1" : "0"; }
 std::string write(double value) {
   char text[32];
-  std::snprintf(text, sizeof text, "%.17g", value);
-  return text;
+  return {text, std::to_chars(text, text + sizeof text, value).ptr};
 }
 std::string write(const std::vector<int64_t>& values) {
   std::string text;
@@ -144,10 +142,20 @@ void for_each_field(CaseType& c, const Visit& visit) {
   visit("beta", c.beta);
   visit("neg_eigval", c.neg_eigval);
   visit("l2norm", c.l2norm);
+  visit("l2norm_eps", c.l2norm_eps);
+  visit("softplus_beta", c.softplus_beta);
+  visit("softplus_threshold", c.softplus_threshold);
   visit("scale", c.scale);
   visit("checkpoint_every", c.checkpoint_every);
   visit("compute", c.compute);
   visit("chunk_size", c.chunk_size);
+  visit("D", c.D);
+  visit("W", c.W);
+  visit("spare", c.spare);
+  visit("weight", c.weight);
+  visit("bias", c.bias);
+  visit("silu", c.silu);
+  visit("channels_last", c.channels_last);
   visit("input", c.input);
   visit("seed", c.seed);
   visit("first", c.first);
@@ -245,6 +253,18 @@ Status valid(const Case& c) {
   if (c.input != Input::kUsual &&
       (c.gates != Gates::kGiven || (c.beta != Beta::kGiven && c.beta != Beta::kGivenF32)))
     return invalid("hard inputs need gates=given and beta=given or given_f32");
+  if (c.D < 1 || c.W < 1 || c.W > 8 || c.spare < 0) {
+    return invalid("D is 1 or more, W is 1 to 8, spare is 0 or more");
+  }
+  if (c.indices == Indices::kOneSlot &&
+      (c.op != Operator::kCausalConv1d || !reads || c.spare < c.max_length() - 1)) {
+    return invalid(
+        "indices=one_slot needs op=causal_conv1d, an initial state, and spare of at least the "
+        "longest length less 1");
+  }
+  if (c.op == Operator::kCausalConv1d && c.input != Input::kUsual) {
+    return invalid("op=causal_conv1d has usual inputs alone");
+  }
   if (c.op == Operator::kReplay &&
       (c.states != States::kInPlace || c.has_initial || c.compute != Compute::kAuto ||
        !(c.indices == Indices::kNone || c.indices == Indices::kPool32 ||

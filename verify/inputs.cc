@@ -3,155 +3,18 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <memory>
-#include <numbers>
-#include <numeric>
 #include <utility>
+
+#include "verify/case_tensors.h"
+#include "verify/states.h"
 
 namespace gdn::verify {
 namespace {
-
-uint64_t mix(uint64_t x) {  // the finaliser of splitmix64
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
-
-// Every tensor has streams of its own, one per sequence where it has tokens, so that the contents
-// of a sequence do not depend on its neighbours.
-enum Stream : uint64_t {
-  kQ,
-  kKeys,
-  kDirection,
-  kValues,
-  kDecay,
-  kDtBias,
-  kA,
-  kB,
-  kState,
-  kHasInitial,
-  kSlots,
-  kAcceptedTokens,
-  kRecordK,
-  kRecordV,
-  kRecordG,
-  kCommit,
-};
-Random stream(const Case& c, Stream s, int64_t sequence = 0) {
-  return Random(c.seed, (static_cast<uint64_t>(c.first + sequence) << 8) + s);
-}
-
-// Rows and axes of the tensors of tokens.
-struct Layout {
-  explicit Layout(const Case& c)
-      : packed(c.packing != Packing::kRows),
-        batch(packed ? 1 : c.sequences()),
-        rows(packed ? c.tokens() + c.tail : c.max_length()) {}
-  bool packed;
-  int64_t batch, rows;
-};
-
-// Row-major strides with gaps after every axis but the last.
-std::vector<int64_t> padded_strides(const std::vector<int64_t>& shape, bool last_contiguous) {
-  std::vector<int64_t> strides(shape.size());
-  int64_t stride = last_contiguous ? 1 : 2;
-  for (size_t axis = shape.size(); axis-- > 0;) {
-    strides[axis] = stride;
-    stride = stride * std::max<int64_t>(1, shape[axis]) + 3;
-  }
-  return strides;
-}
-
-// [B,T,heads] or, with dim > 0, [B,T,heads,dim].
-Tensor token_tensor(const Case& c, DType dtype, int64_t heads, int64_t dim = 0) {
-  const Layout layout(c);
-  std::vector<int64_t> shape = {layout.batch, layout.rows, heads};
-  if (dim > 0) shape.push_back(dim);
-  Placement placement{{}, c.shift};
-  if (c.strides == Strides::kPadded) placement.strides = padded_strides(shape, dim > 0);
-  return Tensor(dtype, std::move(shape), std::move(placement));
-}
-
-// [slots, ...]: a gap after every slot alone, padded.
-Tensor slot_tensor(const Case& c, DType dtype, std::vector<int64_t> shape) {
-  Placement placement{{}, c.shift};
-  if (c.strides == Strides::kPadded) {
-    placement.strides.resize(shape.size());
-    int64_t stride = 1;
-    for (size_t axis = shape.size(); axis-- > 0;) {
-      placement.strides[axis] = stride;
-      stride *= std::max<int64_t>(1, shape[axis]);
-    }
-    placement.strides[0] += 7;
-  }
-  return Tensor(dtype, std::move(shape), std::move(placement));
-}
-
-Tensor state_tensor(const Case& c, DType dtype, int64_t slots) {
-  const bool vk = c.layout == StateLayout::kVK;
-  return slot_tensor(c, dtype, {slots, c.HV, vk ? c.V : c.K, vk ? c.K : c.V});
-}
-
-// A_log, dt_bias, indices.
-Tensor small_tensor(const Case& c, DType dtype, std::vector<int64_t> shape) {
-  Placement placement{{}, c.shift};
-  if (c.strides == Strides::kPadded) placement.strides = padded_strides(shape, false);
-  return Tensor(dtype, std::move(shape), std::move(placement));
-}
-
-Tensor cu_seqlens_tensor(const Case& c) {
-  if (c.packing == Packing::kRows) return {};
-  Tensor cu =
-      small_tensor(c, c.packing == Packing::kCu64 ? DType::kI64 : DType::kI32, {c.sequences() + 1});
-  int64_t begin = 0;
-  for (int64_t n = 0; n <= c.sequences(); ++n) {
-    cu.set_int(n, begin);
-    if (n < c.sequences()) begin += c.lengths[static_cast<size_t>(n)];
-  }
-  return cu;
-}
-
-// Parts of one buffer [B,T,sum of widths], as a fused projection gives them.
-std::vector<Tensor> fused_tensors(const Case& c, DType dtype,
-                                  const std::vector<std::pair<int64_t, int64_t>>& heads_and_dims) {
-  const Layout layout(c);
-  int64_t width = 0;
-  for (const auto& [heads, dim] : heads_and_dims) width += heads * std::max<int64_t>(1, dim);
-  const int64_t elements = c.shift + layout.batch * layout.rows * width;
-  const auto buffer = std::make_shared<Buffer>(static_cast<size_t>(elements * size_of(dtype)));
-  std::vector<Tensor> parts;
-  int64_t offset = c.shift;
-  for (const auto& [heads, dim] : heads_and_dims) {
-    std::vector<int64_t> shape = {layout.batch, layout.rows, heads};
-    std::vector<int64_t> strides = {layout.rows * width, width, std::max<int64_t>(1, dim)};
-    if (dim > 0) {
-      shape.push_back(dim);
-      strides.push_back(1);
-    }
-    parts.emplace_back(buffer, dtype, std::move(shape), Placement{std::move(strides), offset});
-    offset += heads * std::max<int64_t>(1, dim);
-  }
-  return parts;
-}
-
-// Calls body(t, row) for the tokens of sequence n; row counts [B,T] flattened.
-template <class Body>
-void for_each_token(const Case& c, int64_t n, const Body& body) {
-  int64_t row = 0;
-  for (int64_t m = 0; m < n; ++m) row += c.lengths[static_cast<size_t>(m)];
-  for (int64_t t = 0; t < c.lengths[static_cast<size_t>(n)]; ++t) body(t, row + t);
-}
 
 void normalise(std::vector<double>* x) {
   double sum = 0;
   for (double e : *x) sum += e * e;
   for (double& e : *x) e /= std::sqrt(sum);
-}
-
-std::vector<double> normals(Random* random, int64_t count) {
-  std::vector<double> values(static_cast<size_t>(count));
-  for (double& value : values) value = random->normal();
-  return values;
 }
 
 void set_row(Tensor* tensor, int64_t row, const std::vector<double>& values) {
@@ -327,154 +190,6 @@ void make_tokens(const Case& c, Data* data) {
   data->cu_seqlens = cu_seqlens_tensor(c);
 }
 
-void fill_state(const Case& c, Tensor* states, int64_t slot, int64_t sequence) {
-  Random random = stream(c, kState, sequence);
-  const int64_t elements = c.HV * c.V * c.K;
-  for (int64_t i = 0; i < elements; ++i) states->set(slot * elements + i, .1 * random.normal());
-}
-
-constexpr int64_t kSpareSlots = 3;       // that no sequence names
-constexpr int64_t kWildIndex = 1 << 30;  // where an index is to be ignored
-
-// Gives out distinct slots, in no order, never the null slot.
-class Slots {
- public:
-  Slots(int64_t count, std::optional<int64_t> null_slot, Random* random)
-      : order_(random->permutation(count)) {
-    if (null_slot) std::erase(order_, *null_slot);
-  }
-  int64_t take() {
-    const int64_t slot = order_.back();
-    order_.pop_back();
-    return slot;
-  }
-
- private:
-  std::vector<int64_t> order_;
-};
-
-// Which sequences are padding: the kinds alternate, and N = 1 has either.
-bool is_padding_read(const Case& c, int64_t n) {
-  return c.padding != Padding::kNone && (n + static_cast<int64_t>(c.seed % 3)) % 3 == 0;
-}
-bool is_padding_write(const Case& c, int64_t n, int64_t t) {
-  return c.padding != Padding::kNone && (n + t + static_cast<int64_t>(c.seed % 3)) % 3 == 1;
-}
-int64_t padding_index(const Case& c, std::optional<int64_t> null_slot, int64_t n) {
-  const bool null = c.padding == Padding::kNullSlot || (c.padding == Padding::kBoth && n % 2 == 0);
-  return null ? *null_slot : n % 4 == 1 ? -5 : -1;
-}
-std::optional<int64_t> null_slot_of(const Case& c) {
-  if (c.padding == Padding::kNullSlot) return 0;  // vLLM's
-  if (c.padding == Padding::kBoth) return 2;
-  return std::nullopt;
-}
-
-// Slots, indices, initial states, has_initial_state and num_accepted.
-void make_states(const Case& c, DeltaRuleData* data) {
-  const int64_t N = c.sequences();
-  const bool reads = c.states != States::kFinalOnly && c.states != States::kNone;
-  const bool writes = c.states != States::kInitialOnly && c.states != States::kNone;
-  const bool in_place = c.states == States::kInPlace;
-  const bool indexed = c.indices != Indices::kNone;
-  const bool columns = c.indices == Indices::kPerToken || c.indices == Indices::kAccepted;
-  const int64_t M = columns ? c.max_length() + 2 : 0;
-  const DType index_dtype =
-      c.indices == Indices::kPool32 || c.indices == Indices::kPerToken ? DType::kI32 : DType::kI64;
-  Random random = stream(c, kSlots);
-  if (indexed) data->null_slot = null_slot_of(c);
-
-  // The most slots that each pool is asked for, and some that no sequence names.
-  const int64_t reads_named = c.indices == Indices::kAccepted ? N * M : N + 1;
-  const int64_t writes_named = columns ? c.tokens() : N;
-  const int64_t initial_count =
-      indexed ? reads_named + (in_place ? writes_named : 0) + kSpareSlots : N;
-  const int64_t final_count = indexed ? writes_named + kSpareSlots : N;
-  if (reads) data->initial_state = state_tensor(c, c.state, initial_count);
-  if (writes) {
-    data->final_state =
-        in_place ? data->initial_state : state_tensor(c, c.final_state, final_count);
-  }
-  if (c.has_initial) {
-    data->has_initial_state = small_tensor(c, DType::kBool, {N});
-    for (int64_t n = 0; n < N; ++n) {
-      data->has_initial_state.set_int(n, stream(c, kHasInitial, n).below(3) != 0);
-    }
-  }
-  // NaN stays in the slots that has_initial_state says not to read.
-  const auto fill = [&](int64_t slot, int64_t n) {
-    if (!c.has_initial || data->has_initial_state.get_int(n)) {
-      fill_state(c, &data->initial_state, slot, n);
-    }
-  };
-  if (!indexed) {
-    for (int64_t n = 0; reads && n < N; ++n) fill(n, n);
-    return;
-  }
-
-  Slots initial_slots(initial_count, data->null_slot, &random);
-  Slots final_slots(final_count, data->null_slot, &random);
-  const auto fresh_final = [&] { return (in_place ? initial_slots : final_slots).take(); };
-  std::vector<int64_t> read_slot(static_cast<size_t>(N), -1);
-  if (reads && c.indices == Indices::kAccepted) {
-    data->initial_state_indices = small_tensor(c, index_dtype, {N, M});
-    data->num_accepted = small_tensor(c, index_dtype, {N});
-    for (int64_t n = 0; n < N; ++n) {
-      const int64_t accepted = 1 + stream(c, kAcceptedTokens, n).below(M);
-      data->num_accepted.set_int(n, accepted);
-      for (int64_t t = 0; t < M; ++t) {
-        data->initial_state_indices.set_int(n * M + t, initial_slots.take());
-      }
-      const int64_t at = n * M + accepted - 1;
-      if (is_padding_read(c, n)) {
-        data->initial_state_indices.set_int(at, padding_index(c, data->null_slot, n));
-      } else {
-        fill(data->initial_state_indices.get_int(at), n);
-      }
-    }
-  } else if (reads) {
-    data->initial_state_indices = small_tensor(c, index_dtype, {N});
-    const int64_t shared = initial_slots.take();
-    fill_state(c, &data->initial_state, shared, 0);
-    for (int64_t n = 0; n < N; ++n) {
-      const bool alone = c.indices != Indices::kShared;
-      const int64_t slot = alone ? initial_slots.take() : shared;
-      if (is_padding_read(c, n)) {
-        data->initial_state_indices.set_int(n, padding_index(c, data->null_slot, n));
-        continue;
-      }
-      data->initial_state_indices.set_int(n, slot);
-      if (alone) fill(slot, n);
-      read_slot[static_cast<size_t>(n)] = alone ? slot : -1;
-    }
-  }
-  if (!writes) return;
-  data->final_state_indices =
-      columns ? small_tensor(c, index_dtype, {N, M}) : small_tensor(c, index_dtype, {N});
-  for (int64_t n = 0; n < N; ++n) {
-    const int64_t length = c.lengths[static_cast<size_t>(n)];
-    for (int64_t t = 0; t < std::max<int64_t>(1, M); ++t) {
-      const int64_t at = columns ? n * M + t : n;
-      int64_t slot = kWildIndex;  // of the columns past the sequence
-      if (!columns || t < length) {
-        const bool last = !columns || t == length - 1;
-        const int64_t own = read_slot[static_cast<size_t>(n)];
-        if (is_padding_write(c, n, t)) {
-          slot = padding_index(c, data->null_slot, n + t);
-        } else if (in_place && c.indices == Indices::kAccepted) {
-          // The columns that are read and written are the same slots.
-          slot = data->initial_state_indices.get_int(at);
-        } else if (in_place && last && own >= 0 && n % 2 == 0) {
-          slot = own;
-        } else {
-          slot = fresh_final();
-        }
-      }
-      data->final_state_indices.set_int(at, slot);
-    }
-  }
-}
-
 void make_checkpoints(const Case& c, DeltaRuleData* data) {
   if (c.checkpoint_every == 0) return;
   data->checkpoint_cu =
@@ -506,6 +221,9 @@ void set_token_args(const Data& data, Args* args) {
   args->null_slot = data.null_slot;
   if (c.scale != 0) args->scale = c.scale;
   args->use_qk_l2norm = c.l2norm;
+  args->l2norm_eps = c.l2norm_eps;
+  args->softplus_beta = static_cast<float>(c.softplus_beta);
+  args->softplus_threshold = static_cast<float>(c.softplus_threshold);
 }
 
 template <class Args>
@@ -521,37 +239,6 @@ void set_delta_rule_args(const DeltaRuleData& data, Args* args) {
 }
 
 }  // namespace
-
-Random::Random(uint64_t seed, uint64_t stream)
-    : state_(mix(mix(seed + 0x9e3779b97f4a7c15u) + stream * 0xd1342543de82ef95u)) {}
-
-uint64_t Random::bits() {
-  state_ += 0x9e3779b97f4a7c15u;
-  return mix(state_);
-}
-
-double Random::uniform() { return static_cast<double>(bits() >> 11) * 0x1p-53; }
-
-double Random::normal() {
-  if (spare_) return *std::exchange(spare_, std::nullopt);
-  const double radius = std::sqrt(-2 * std::log(1 - uniform()));  // Box and Muller
-  const double angle = 2 * std::numbers::pi * uniform();
-  spare_ = radius * std::sin(angle);
-  return radius * std::cos(angle);
-}
-
-int64_t Random::below(int64_t n) {
-  return static_cast<int64_t>(bits() % static_cast<uint64_t>(std::max<int64_t>(1, n)));
-}
-
-std::vector<int64_t> Random::permutation(int64_t n) {
-  std::vector<int64_t> order(static_cast<size_t>(n));
-  std::iota(order.begin(), order.end(), int64_t{0});
-  for (int64_t i = n - 1; i > 0; --i) {
-    std::swap(order[static_cast<size_t>(i)], order[static_cast<size_t>(below(i + 1))]);
-  }
-  return order;
-}
 
 ChunkArgs DeltaRuleData::chunk_args() const {
   ChunkArgs args(about.layout);

@@ -3,11 +3,13 @@
 
 #include <vector>
 
+#include "reference/causal_conv1d.h"
 #include "reference/chunked.h"
 #include "reference/gating.h"
 #include "reference/l2norm.h"
 #include "reference/recurrent.h"
 #include "reference/replay.h"
+#include "reference/rms_norm_gated.h"
 #include "reference/solve_tril.h"
 #include "reference/tasks.h"
 #include "reference/tensor_io.h"
@@ -40,6 +42,8 @@ Status plan_reference(const Shape& shape, const PlanRequest&, Plan* plan) {
     case Op::kGating:
     case Op::kL2norm:
     case Op::kSolveTril:
+    case Op::kRmsNormGated:
+    case Op::kCausalConv1d:
       plan->tasks = shape.sequences;
       break;
   }
@@ -60,6 +64,12 @@ std::vector<T> per_worker(const Call& call, const T& value) {
   return std::vector<T>(static_cast<size_t>(reference::worker_count(call.context.executor)), value);
 }
 
+// Runs body(task, worker) for every task of the plan, which do not throw.
+template <class Body>
+void for_each_task(const Call& call, const Body& body) {
+  reference::run_tasks(call.context.executor, call.plan.tasks, body);
+}
+
 Status run_chunk(const Call& call, const DeltaRuleProblem& problem) {
   reference::chunk(problem, call.context.executor);
   zero_tail(problem.out, problem.sequences, problem.shape);
@@ -69,7 +79,7 @@ Status run_chunk(const Call& call, const DeltaRuleProblem& problem) {
 Status run_recurrent(const Call& call, const DeltaRuleProblem& problem) {
   auto scratch = per_worker(call, reference::Scratch(problem.shape));
   const int64_t heads = problem.shape.value_heads;
-  call.for_each_task([&](int64_t task, int worker) {
+  for_each_task(call, [&](int64_t task, int worker) {
     reference::recurrent(problem, task / heads, task % heads,
                          &scratch[static_cast<size_t>(worker)]);
   });
@@ -80,7 +90,7 @@ Status run_recurrent(const Call& call, const DeltaRuleProblem& problem) {
 Status run_replay(const Call& call, const ReplayProblem& problem) {
   auto scratch = per_worker(call, reference::Scratch(problem.shape));
   const int64_t heads = problem.shape.heads;
-  call.for_each_task([&](int64_t task, int worker) {
+  for_each_task(call, [&](int64_t task, int worker) {
     reference::replay(problem, task / heads, task % heads, &scratch[static_cast<size_t>(worker)]);
   });
   if (problem.verifies()) zero_tail(problem.out, problem.sequences, problem.shape);
@@ -88,14 +98,14 @@ Status run_replay(const Call& call, const ReplayProblem& problem) {
 }
 
 Status run_gating(const Call& call, const GatingProblem& problem) {
-  call.for_each_task([&](int64_t batch, int) { reference::gating(problem, batch); });
+  for_each_task(call, [&](int64_t batch, int) { reference::gating(problem, batch); });
   return {};
 }
 
 Status run_l2norm(const Call& call, const L2normProblem& problem) {
   const std::vector<double> row(static_cast<size_t>(problem.shape.K));
   auto buffers = per_worker(call, row);
-  call.for_each_task([&](int64_t i, int worker) {
+  for_each_task(call, [&](int64_t i, int worker) {
     reference::l2norm(problem, i, buffers[static_cast<size_t>(worker)].data());
   });
   return {};
@@ -104,9 +114,29 @@ Status run_l2norm(const Call& call, const L2normProblem& problem) {
 Status run_solve_tril(const Call& call, const SolveTrilProblem& problem) {
   const std::vector<double> matrices(static_cast<size_t>(3 * problem.shape.K * problem.shape.K));
   auto buffers = per_worker(call, matrices);
-  call.for_each_task([&](int64_t matrix, int worker) {
+  for_each_task(call, [&](int64_t matrix, int worker) {
     reference::solve_tril(problem, matrix, buffers[static_cast<size_t>(worker)].data());
   });
+  return {};
+}
+
+Status run_rms_norm_gated(const Call& call, const RmsNormGatedProblem& problem) {
+  const std::vector<double> rows(static_cast<size_t>(3 * problem.shape.K));
+  auto buffers = per_worker(call, rows);
+  call.for_each_task([&](int64_t i, int worker) {
+    reference::rms_norm_gated(problem, i, buffers[static_cast<size_t>(worker)].data());
+  });
+  return {};
+}
+
+Status run_causal_conv1d(const Call& call, const CausalConv1dProblem& problem) {
+  const std::vector<double> inputs(
+      static_cast<size_t>(reference::causal_conv1d_buffer(problem.shape)));
+  auto buffers = per_worker(call, inputs);
+  call.for_each_task([&](int64_t n, int worker) {
+    reference::causal_conv1d(problem, n, buffers[static_cast<size_t>(worker)].data());
+  });
+  zero_tail(problem.y, problem.sequences, problem.shape);
   return {};
 }
 
@@ -124,6 +154,8 @@ const Backend& reference_backend() {
       .gating = &run_gating,
       .l2norm = &run_l2norm,
       .solve_tril = &run_solve_tril,
+      .rms_norm_gated = &run_rms_norm_gated,
+      .causal_conv1d = &run_causal_conv1d,
   };
   return backend;
 }

@@ -32,10 +32,12 @@ using verify::Tensor;
 // What a sequence got: out of its tokens, then its last state.
 using Bits = std::vector<std::byte>;
 
+// Elements [begin, begin + count), whole rows of the last axis, which is contiguous.
 void append(const Tensor& tensor, int64_t begin, int64_t count, Bits* bits) {
-  for (int64_t i = begin; i < begin + count; ++i) {
+  const int64_t width = tensor.shape().back();
+  for (int64_t i = begin; i < begin + count; i += width) {
     const std::byte* p = tensor.element(i);
-    bits->insert(bits->end(), p, p + size_of(tensor.dtype()));
+    bits->insert(bits->end(), p, p + width * size_of(tensor.dtype()));
   }
 }
 
@@ -81,36 +83,43 @@ void expect_same(const std::vector<Bits>& got, const std::vector<Bits>& expected
   }
 }
 
+struct Dims {
+  int64_t H, HV, K, V;
+};
+
 // Shapes that take different ways through the kernels.
 std::vector<Case> shapes(Operator op) {
   std::vector<Case> cases;
-  struct Dims {
-    int64_t H, HV, K, V;
-  };
-  for (const Dims& dims : {Dims{2, 4, 128, 128}, Dims{1, 3, 64, 96}, Dims{1, 1, 200, 256}}) {
-    for (DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
-      for (StateLayout layout : {StateLayout::kVK, StateLayout::kKV}) {
-        if (layout == StateLayout::kKV && dtype == DType::kF16) continue;
-        Case c;
-        c.op = op;
-        c.H = dims.H;
-        c.HV = dims.HV;
-        c.K = dims.K;
-        c.V = dims.V;
-        c.dtype = dtype;
-        c.layout = layout;
-        c.lengths = {100, 64, 37, 1, 150};
-        c.seed = 40 + cases.size();
-        if (cases.size() % 2 == 0) {
-          c.gates = verify::Gates::kComputed;
-          c.beta = verify::Beta::kFromB;
-          c.l2norm = true;
-        }
-        cases.push_back(c);
-      }
+  const auto add = [&](const Dims& dims, DType dtype, StateLayout layout) {
+    Case c;
+    c.op = op;
+    c.H = dims.H;
+    c.HV = dims.HV;
+    c.K = dims.K;
+    c.V = dims.V;
+    c.dtype = dtype;
+    c.layout = layout;
+    c.lengths = {100, 64, 37, 1, 150};
+    c.seed = 40 + cases.size();
+    if (cases.size() % 2 == 0) {
+      c.gates = verify::Gates::kComputed;
+      c.beta = verify::Beta::kFromB;
+      c.l2norm = true;
     }
+    cases.push_back(c);
+  };
+  if (quick()) {
+    add({1, 2, 32, 40}, DType::kF32, StateLayout::kVK);
+    add({1, 2, 32, 40}, DType::kBF16, StateLayout::kKV);
+    return cases;
   }
-  if (quick()) cases.resize(4);
+  for (const Dims& dims : {Dims{2, 4, 128, 128}, Dims{1, 3, 64, 96}, Dims{1, 1, 200, 256}}) {
+    for (DType dtype : {DType::kF32, DType::kBF16}) {
+      add(dims, dtype, StateLayout::kVK);
+      add(dims, dtype, StateLayout::kKV);
+    }
+    add(dims, DType::kF16, StateLayout::kVK);
+  }
   return cases;
 }
 
@@ -237,7 +246,8 @@ Case one_sequence(Case c, int64_t length) {
   return c;
 }
 
-// The reference keeps a call's running state in double, so that a cut rounds it.
+// The reference keeps a call's running state in double, so that a cut rounds it, and its states
+// inside a chunk come by another way than its last one.
 bool is_reference(const Context& context) { return std::string(context.kernel) == "reference"; }
 
 TEST(DeterminismOfParts, PrefillCutAtMultiplesOf64GivesTheBitsOfTheUncutCall) {
@@ -258,6 +268,7 @@ TEST(DeterminismOfParts, PrefillCutAtMultiplesOf64GivesTheBitsOfTheUncutCall) {
 
 TEST(DeterminismOfParts, CheckpointsAreTheStatesOfTheCallThatEndsThere) {
   for_each_kernel([](Context& context) {
+    if (is_reference(context)) return;
     for (const Case& shape : shapes(Operator::kChunk)) {
       Case c = one_sequence(shape, 200);
       c.checkpoint_every = 64;
