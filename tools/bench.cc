@@ -165,10 +165,15 @@ std::pair<Quantiles, std::vector<double>> measure(double min_time, const Call& c
                                                   const std::vector<Probe>& probes) {
   constexpr double kRound = 10e-3;  // as long as a few probes take
   constexpr size_t kMinCalls = 5;
+  constexpr int kMinProbes = 10;   // a disturbed peak is too low: give it chances
   constexpr double kPatience = 4;  // times min_time, after which fewer calls do
   require(call());                 // warms caches and page tables
   std::vector<double> seconds;
   std::vector<double> peaks(probes.size());
+  const auto probe = [&] {
+    for (size_t i = 0; i < probes.size(); ++i) peaks[i] = std::max(peaks[i], probes[i]());
+  };
+  int rounds = 0;
   double total = 0;
   while (total < min_time || (seconds.size() < kMinCalls && total < kPatience * min_time)) {
     double round = 0;
@@ -180,8 +185,10 @@ std::pair<Quantiles, std::vector<double>> measure(double min_time, const Call& c
       round += seconds.back();
     } while (round < kRound);
     total += round;
-    for (size_t i = 0; i < probes.size(); ++i) peaks[i] = std::max(peaks[i], probes[i]());
+    probe();
+    ++rounds;
   }
+  for (; rounds < kMinProbes; ++rounds) probe();
   return {quantiles(std::move(seconds)), peaks};
 }
 

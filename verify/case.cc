@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <cstdio>
 #include <numeric>
 #include <sstream>
 #include <string_view>
@@ -75,8 +74,7 @@ std::string write(uint64_t value) { return std::to_string(value); }
 std::string write(bool value) { return value ? "1" : "0"; }
 std::string write(double value) {
   char text[32];
-  std::snprintf(text, sizeof text, "%.17g", value);
-  return text;
+  return {text, std::to_chars(text, text + sizeof text, value).ptr};
 }
 std::string write(const std::vector<int64_t>& values) {
   std::string text;
@@ -144,6 +142,9 @@ void for_each_field(CaseType& c, const Visit& visit) {
   visit("beta", c.beta);
   visit("neg_eigval", c.neg_eigval);
   visit("l2norm", c.l2norm);
+  visit("l2norm_eps", c.l2norm_eps);
+  visit("softplus_beta", c.softplus_beta);
+  visit("softplus_threshold", c.softplus_threshold);
   visit("scale", c.scale);
   visit("checkpoint_every", c.checkpoint_every);
   visit("compute", c.compute);

@@ -95,6 +95,8 @@ struct Case {
   Beta beta = Beta::kGiven;
   bool neg_eigval = false;
   bool l2norm = false;
+  double l2norm_eps = 1e-6;
+  double softplus_beta = 1, softplus_threshold = 20;
   double scale = 0;              // 0: the default
   int64_t checkpoint_every = 0;  // chunk only
   Compute compute = Compute::kAuto;

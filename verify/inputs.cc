@@ -221,6 +221,9 @@ void set_token_args(const Data& data, Args* args) {
   args->null_slot = data.null_slot;
   if (c.scale != 0) args->scale = c.scale;
   args->use_qk_l2norm = c.l2norm;
+  args->l2norm_eps = c.l2norm_eps;
+  args->softplus_beta = static_cast<float>(c.softplus_beta);
+  args->softplus_threshold = static_cast<float>(c.softplus_threshold);
 }
 
 template <class Args>

@@ -37,6 +37,10 @@
 #include "cpu/chunk_bf16-inl.h"
 #endif
 //
+#include "cpu/state_rows-inl.h"
+//
+#include "cpu/state_columns-inl.h"
+//
 #include "cpu/state-inl.h"
 //
 #include "cpu/tokens-inl.h"

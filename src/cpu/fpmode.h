@@ -1,5 +1,5 @@
-// Denormals are flushed while a task runs, on caller and pool threads alike, so that the result
-// does not depend on the mode a thread came with.
+// The floating-point mode while a task runs, the same on caller and pool threads, so that the
+// result does not depend on the mode a thread came with.
 #pragma once
 
 #include <cstdint>
@@ -9,30 +9,47 @@
 
 namespace gdn::cpu {
 
-class FlushDenormals {
+// Sets a mode and brings the thread's own back.
+class FloatingPointMode {
  public:
-  FlushDenormals(const FlushDenormals&) = delete;
-  FlushDenormals& operator=(const FlushDenormals&) = delete;
+  FloatingPointMode(const FloatingPointMode&) = delete;
+  FloatingPointMode& operator=(const FloatingPointMode&) = delete;
 
+ protected:
 #if defined(__x86_64__)
-  // All exceptions masked, rounding to nearest, flush to zero, denormals are zero.
-  FlushDenormals() : saved_(_mm_getcsr()) { _mm_setcsr(0x1f80 | 0x8040); }
-  ~FlushDenormals() { _mm_setcsr(saved_); }
+  // All exceptions masked, rounding to nearest.
+  explicit FloatingPointMode(bool flush) : saved_(_mm_getcsr()) {
+    _mm_setcsr(0x1f80 | (flush ? 0x8040 : 0));  // flush to zero, denormals are zero
+  }
+  ~FloatingPointMode() { _mm_setcsr(saved_); }
 
  private:
   unsigned saved_;
 #elif defined(__aarch64__)
-  FlushDenormals() {
+  explicit FloatingPointMode(bool flush) {
     asm volatile("mrs %0, fpcr" : "=r"(saved_));
-    asm volatile("msr fpcr, %0" : : "r"(uint64_t{1} << 24));
+    asm volatile("msr fpcr, %0" : : "r"(uint64_t{flush} << 24));
   }
-  ~FlushDenormals() { asm volatile("msr fpcr, %0" : : "r"(saved_)); }
+  ~FloatingPointMode() { asm volatile("msr fpcr, %0" : : "r"(saved_)); }
 
  private:
   uint64_t saved_;
 #else
-  FlushDenormals() = default;
+  explicit FloatingPointMode(bool) {}
+  ~FloatingPointMode() {}
 #endif
+};
+
+// Of the kernels.
+class FlushDenormals : FloatingPointMode {
+ public:
+  FlushDenormals() : FloatingPointMode(true) {}
+};
+
+// Of the reference.
+class KeepDenormals : FloatingPointMode {
+ public:
+  KeepDenormals() : FloatingPointMode(false) {}
 };
 
 }  // namespace gdn::cpu

@@ -63,7 +63,8 @@ HWY_INLINE void store(Vec x, float* p) { hn::StoreU(x, F32(), p); }
 // kLanes bfloat16 numbers, rounded so.
 HWY_INLINE auto to_bf16(Vec x) {
   const hn::Rebind<uint16_t, F32> u16;
-#if defined(GDN_ISA_HAS_BF16_DOT)  // and with it the conversion; it flushes denormals
+#if defined(GDN_ISA_HAS_BF16_DOT)
+  // In one instruction; flushes denormals, as all of a task's arithmetic does.
   return hn::Vec<decltype(u16)>{reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x.raw))};
 #else
   return hn::TruncateTo(u16, hn::ShiftRight<16>(round_to_bf16(x)));

@@ -64,6 +64,12 @@ std::vector<T> per_worker(const Call& call, const T& value) {
   return std::vector<T>(static_cast<size_t>(reference::worker_count(call.context.executor)), value);
 }
 
+// Runs body(task, worker) for every task of the plan, which do not throw.
+template <class Body>
+void for_each_task(const Call& call, const Body& body) {
+  reference::run_tasks(call.context.executor, call.plan.tasks, body);
+}
+
 Status run_chunk(const Call& call, const DeltaRuleProblem& problem) {
   reference::chunk(problem, call.context.executor);
   zero_tail(problem.out, problem.sequences, problem.shape);
@@ -73,7 +79,7 @@ Status run_chunk(const Call& call, const DeltaRuleProblem& problem) {
 Status run_recurrent(const Call& call, const DeltaRuleProblem& problem) {
   auto scratch = per_worker(call, reference::Scratch(problem.shape));
   const int64_t heads = problem.shape.value_heads;
-  call.for_each_task([&](int64_t task, int worker) {
+  for_each_task(call, [&](int64_t task, int worker) {
     reference::recurrent(problem, task / heads, task % heads,
                          &scratch[static_cast<size_t>(worker)]);
   });
@@ -84,7 +90,7 @@ Status run_recurrent(const Call& call, const DeltaRuleProblem& problem) {
 Status run_replay(const Call& call, const ReplayProblem& problem) {
   auto scratch = per_worker(call, reference::Scratch(problem.shape));
   const int64_t heads = problem.shape.heads;
-  call.for_each_task([&](int64_t task, int worker) {
+  for_each_task(call, [&](int64_t task, int worker) {
     reference::replay(problem, task / heads, task % heads, &scratch[static_cast<size_t>(worker)]);
   });
   if (problem.verifies()) zero_tail(problem.out, problem.sequences, problem.shape);
@@ -92,14 +98,14 @@ Status run_replay(const Call& call, const ReplayProblem& problem) {
 }
 
 Status run_gating(const Call& call, const GatingProblem& problem) {
-  call.for_each_task([&](int64_t batch, int) { reference::gating(problem, batch); });
+  for_each_task(call, [&](int64_t batch, int) { reference::gating(problem, batch); });
   return {};
 }
 
 Status run_l2norm(const Call& call, const L2normProblem& problem) {
   const std::vector<double> row(static_cast<size_t>(problem.shape.K));
   auto buffers = per_worker(call, row);
-  call.for_each_task([&](int64_t i, int worker) {
+  for_each_task(call, [&](int64_t i, int worker) {
     reference::l2norm(problem, i, buffers[static_cast<size_t>(worker)].data());
   });
   return {};
@@ -108,7 +114,7 @@ Status run_l2norm(const Call& call, const L2normProblem& problem) {
 Status run_solve_tril(const Call& call, const SolveTrilProblem& problem) {
   const std::vector<double> matrices(static_cast<size_t>(3 * problem.shape.K * problem.shape.K));
   auto buffers = per_worker(call, matrices);
-  call.for_each_task([&](int64_t matrix, int worker) {
+  for_each_task(call, [&](int64_t matrix, int worker) {
     reference::solve_tril(problem, matrix, buffers[static_cast<size_t>(worker)].data());
   });
   return {};

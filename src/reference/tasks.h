@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <exception>
 
+#include "cpu/fpmode.h"
 #include "gdn/executor.h"
 
 namespace gdn::reference {
@@ -14,9 +15,11 @@ inline int worker_count(const Executor* executor) { return executor ? executor->
 
 // Runs body(task, worker) for every task in [0, count), on the calling thread if there is no
 // executor. Rethrows the first exception that a body threw; tasks not yet begun then do nothing.
+// Denormals are kept, whatever the mode of the thread.
 template <class Body>
 void run_tasks(Executor* executor, int64_t count, const Body& body) {
   if (executor == nullptr) {
+    const cpu::KeepDenormals mode;
     for (int64_t task = 0; task < count; ++task) body(task, 0);
     return;
   }
@@ -30,6 +33,7 @@ void run_tasks(Executor* executor, int64_t count, const Body& body) {
       [](void* p, int64_t task, int worker) {
         auto& c = *static_cast<Closure*>(p);
         if (c.failed.load()) return;
+        const cpu::KeepDenormals mode;
         try {
           c.body(task, worker);
         } catch (...) {

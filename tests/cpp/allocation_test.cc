@@ -71,12 +71,13 @@ using verify::Operator;
 using verify::Tensor;
 
 // Calls call() with the first allocation failing, then the second, ... until it needs no more;
-// untouched() says whether its outputs are still what they were.
-template <class Call, class Untouched>
-void expect_survives(const Call& call, const Untouched& untouched) {
+// before each call, `reset` fills the outputs; afterwards `untouched` says whether they stayed so.
+template <class Call, class Reset, class Untouched>
+void expect_survives(const Call& call, const Reset& reset, const Untouched& untouched) {
   constexpr int64_t kEnough = 10000;
   for (bool every : {false, true}) {
     for (int64_t n = 0; n < kEnough; ++n) {
+      reset();
       all_after = every;
       countdown = n;
       const Status status = call();
@@ -96,6 +97,10 @@ bool all_unwritten(const Tensor& tensor) {
     if (!tensor.unwritten(i)) return false;
   }
   return true;
+}
+
+void fill_nan(std::vector<Tensor> tensors) {
+  for (Tensor& tensor : tensors) tensor.buffer().fill_nan();
 }
 
 class Allocation : public testing::TestWithParam<Operator> {};
@@ -121,6 +126,9 @@ TEST_P(Allocation, FailureIsAStatusAndWritesNothing) {
               return c.op == Operator::kChunk ? chunk(context, chunk_args)
                                               : recurrent(context, recurrent_args);
             },
+            [&] {
+              fill_nan({data.out, data.final_state});
+            },
             [&] { return all_unwritten(data.out) && all_unwritten(data.final_state); });
         EXPECT_FALSE(all_unwritten(data.out));
       }
@@ -137,17 +145,20 @@ TEST(AllocationOfReplay, FailureIsAStatusAndWritesNothing) {
   c.lengths = {5, 2};
   c.states = verify::States::kInPlace;
   for_each_kernel([&](Context& context) {
-    const verify::ReplayData data = verify::make_replay(c);
+    verify::ReplayData data = verify::make_replay(c);
     const Tensor state = data.state.clone();
     const auto args = data.verify_args();
-    const auto same_state = [&] {
+    const auto reset = [&] {
+      fill_nan({data.out});
+      for (int64_t i = 0; i < state.size(); ++i) data.state.copy_element(i, state, i);
+    };
+    const auto untouched = [&] {
       for (int64_t i = 0; i < state.size(); ++i) {
         if (!data.state.same_bits(i, state, i)) return false;
       }
-      return true;
+      return all_unwritten(data.out);
     };
-    expect_survives([&] { return replay_verify(context, args); },
-                    [&] { return all_unwritten(data.out) && same_state(); });
+    expect_survives([&] { return replay_verify(context, args); }, reset, untouched);
     EXPECT_FALSE(all_unwritten(data.out));
   });
 }
@@ -159,21 +170,23 @@ TEST(AllocationOfElementwise, FailureIsAStatusAndWritesNothing) {
     L2normArgs norm;
     norm.x = x.view();
     norm.y = y.view();
-    expect_survives([&] { return l2norm(context, norm); }, [&] { return all_unwritten(y); });
+    const auto reset = [&] { fill_nan({y}); };
+    const auto untouched = [&] { return all_unwritten(y); };
+    expect_survives([&] { return l2norm(context, norm); }, reset, untouched);
     EXPECT_FALSE(all_unwritten(y));
-    y.buffer().fill_nan();
     SolveTrilArgs solve;
     solve.lower = x.view();
     solve.inverse = y.view();
-    expect_survives([&] { return solve_tril(context, solve); }, [&] { return all_unwritten(y); });
+    expect_survives([&] { return solve_tril(context, solve); }, reset, untouched);
     EXPECT_FALSE(all_unwritten(y));
-    y.buffer().fill_nan();
-    const Tensor A_log(DType::kF32, {33});
+    Tensor A_log(DType::kF32, {33});
+    for (int64_t h = 0; h < 33; ++h) A_log.set(h, 0);
     GatingArgs gates;
     gates.a = x.view();
     gates.A_log = A_log.view();
     gates.g = y.view();
-    expect_survives([&] { return gating(context, gates); }, [&] { return all_unwritten(y); });
+    expect_survives([&] { return gating(context, gates); }, reset, untouched);
+    EXPECT_FALSE(all_unwritten(y));
   });
 }
 
@@ -182,7 +195,7 @@ TEST(AllocationOfPlans, FailureIsAStatus) {
     const verify::DeltaRuleData data = verify::make_delta_rule(Case());
     const auto args = data.chunk_args();
     Plan result;
-    expect_survives([&] { return plan(context, args, &result); }, [] { return true; });
+    expect_survives([&] { return plan(context, args, &result); }, [] {}, [] { return true; });
   });
 }
 

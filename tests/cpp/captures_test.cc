@@ -51,14 +51,21 @@ void expect_capture(const Capture& capture, verify::Operator op, DType dtype) {
   });
 }
 
-TEST(Captures, AreTwoLayersOfSixSequences) {
+class Captures : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (quick()) GTEST_SKIP() << "not among the quick tests";
+  }
+};
+
+TEST_F(Captures, AreTwoLayersOfSixSequences) {
   ASSERT_EQ(captures().size(), 2u);
   for (const Capture& capture : captures()) {
     EXPECT_EQ(capture.file.data.about.lengths, (std::vector<int64_t>{700, 129, 64, 63, 1, 300}));
   }
 }
 
-TEST(Captures, ChunkGivesTheStoredOutputAndState) {
+TEST_F(Captures, ChunkGivesTheStoredOutputAndState) {
   for (const Capture& capture : captures()) {
     for (DType dtype : {DType::kBF16, DType::kF32}) {
       expect_capture(capture, verify::Operator::kChunk, dtype);
@@ -66,7 +73,7 @@ TEST(Captures, ChunkGivesTheStoredOutputAndState) {
   }
 }
 
-TEST(Captures, RecurrentGivesTheStoredOutputAndState) {
+TEST_F(Captures, RecurrentGivesTheStoredOutputAndState) {
   for (const Capture& capture : captures()) {
     for (DType dtype : {DType::kBF16, DType::kF32}) {
       expect_capture(capture, verify::Operator::kRecurrent, dtype);
@@ -74,7 +81,7 @@ TEST(Captures, RecurrentGivesTheStoredOutputAndState) {
   }
 }
 
-TEST(Captures, GatingGivesTheStoredGates) {
+TEST_F(Captures, GatingGivesTheStoredGates) {
   for (const Capture& capture : captures()) {
     SCOPED_TRACE(capture.layer);
     for_each_kernel([&](Context& context) {

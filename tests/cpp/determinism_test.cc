@@ -32,10 +32,12 @@ using verify::Tensor;
 // What a sequence got: out of its tokens, then its last state.
 using Bits = std::vector<std::byte>;
 
+// Elements [begin, begin + count), whole rows of the last axis, which is contiguous.
 void append(const Tensor& tensor, int64_t begin, int64_t count, Bits* bits) {
-  for (int64_t i = begin; i < begin + count; ++i) {
+  const int64_t width = tensor.shape().back();
+  for (int64_t i = begin; i < begin + count; i += width) {
     const std::byte* p = tensor.element(i);
-    bits->insert(bits->end(), p, p + size_of(tensor.dtype()));
+    bits->insert(bits->end(), p, p + width * size_of(tensor.dtype()));
   }
 }
 
@@ -72,40 +74,52 @@ std::vector<Bits> bits_of_case(Context& context, const Case& c, int threads = 1)
   return bits_of(run_case(own, c));
 }
 
-void expect_same(const Bits& a, const Bits& b, const Case& c, const Context& context) {
-  EXPECT_TRUE(a == b) << "other bits: " << verify::repeat_line(c, context);
+void expect_same(const std::vector<Bits>& got, const std::vector<Bits>& expected, const Case& c,
+                 const Context& context) {
+  ASSERT_EQ(got.size(), expected.size());
+  for (size_t n = 0; n < got.size(); ++n) {
+    EXPECT_TRUE(got[n] == expected[n])
+        << "sequence " << n << " has other bits: " << verify::repeat_line(c, context);
+  }
 }
+
+struct Dims {
+  int64_t H, HV, K, V;
+};
 
 // Shapes that take different ways through the kernels.
 std::vector<Case> shapes(Operator op) {
   std::vector<Case> cases;
-  struct Dims {
-    int64_t H, HV, K, V;
-  };
-  for (const Dims& dims : {Dims{2, 4, 128, 128}, Dims{1, 3, 64, 96}, Dims{1, 1, 200, 256}}) {
-    for (DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
-      for (StateLayout layout : {StateLayout::kVK, StateLayout::kKV}) {
-        if (layout == StateLayout::kKV && dtype == DType::kF16) continue;
-        Case c;
-        c.op = op;
-        c.H = dims.H;
-        c.HV = dims.HV;
-        c.K = dims.K;
-        c.V = dims.V;
-        c.dtype = dtype;
-        c.layout = layout;
-        c.lengths = {100, 64, 37, 1, 150};
-        c.seed = 40 + cases.size();
-        if (cases.size() % 2 == 0) {
-          c.gates = verify::Gates::kComputed;
-          c.beta = verify::Beta::kFromB;
-          c.l2norm = true;
-        }
-        cases.push_back(c);
-      }
+  const auto add = [&](const Dims& dims, DType dtype, StateLayout layout) {
+    Case c;
+    c.op = op;
+    c.H = dims.H;
+    c.HV = dims.HV;
+    c.K = dims.K;
+    c.V = dims.V;
+    c.dtype = dtype;
+    c.layout = layout;
+    c.lengths = {100, 64, 37, 1, 150};
+    c.seed = 40 + cases.size();
+    if (cases.size() % 2 == 0) {
+      c.gates = verify::Gates::kComputed;
+      c.beta = verify::Beta::kFromB;
+      c.l2norm = true;
     }
+    cases.push_back(c);
+  };
+  if (quick()) {
+    add({1, 2, 32, 40}, DType::kF32, StateLayout::kVK);
+    add({1, 2, 32, 40}, DType::kBF16, StateLayout::kKV);
+    return cases;
   }
-  if (quick()) cases.resize(4);
+  for (const Dims& dims : {Dims{2, 4, 128, 128}, Dims{1, 3, 64, 96}, Dims{1, 1, 200, 256}}) {
+    for (DType dtype : {DType::kF32, DType::kBF16}) {
+      add(dims, dtype, StateLayout::kVK);
+      add(dims, dtype, StateLayout::kKV);
+    }
+    add(dims, DType::kF16, StateLayout::kVK);
+  }
   return cases;
 }
 
@@ -126,15 +140,15 @@ class Determinism : public testing::TestWithParam<Operator> {
 TEST_P(Determinism, ThreadsChangeNoBit) {
   for_each([](Context& context, const Case& c) {
     const auto alone = bits_of_case(context, c, 1);
-    EXPECT_EQ(bits_of_case(context, c, 2), alone);
-    EXPECT_EQ(bits_of_case(context, c, 5), alone);
+    expect_same(bits_of_case(context, c, 2), alone, c, context);
+    expect_same(bits_of_case(context, c, 5), alone, c, context);
     // One sequence, which many threads share by its columns of V.
     Case single = c;
     single.lengths = {100};
     const auto one = bits_of_case(context, single, 1);
-    EXPECT_EQ(bits_of_case(context, single, 2), one);
-    EXPECT_EQ(bits_of_case(context, single, 5), one);
-    EXPECT_EQ(one[0], alone[0]);
+    expect_same(bits_of_case(context, single, 2), one, single, context);
+    expect_same(bits_of_case(context, single, 5), one, single, context);
+    expect_same({one[0]}, {alone[0]}, single, context);
   });
 }
 
@@ -145,14 +159,13 @@ TEST_P(Determinism, NeighboursAndPositionInThePackChangeNoBit) {
       Case alone = c;
       alone.lengths = {c.lengths[static_cast<size_t>(n)]};
       alone.first = n;
-      expect_same(bits_of_case(context, alone)[0], together[static_cast<size_t>(n)], alone,
-                  context);
+      expect_same(bits_of_case(context, alone), {together[static_cast<size_t>(n)]}, alone, context);
     }
     Case more = c;  // others after it
     for (int i = 0; i < 4; ++i) more.lengths.push_back(20 * i);
-    const auto among_more = bits_of_case(context, more);
-    for (size_t n = 0; n < together.size(); ++n)
-      expect_same(among_more[n], together[n], more, context);
+    auto among_more = bits_of_case(context, more);
+    among_more.resize(together.size());
+    expect_same(among_more, together, more, context);
   });
 }
 
@@ -164,7 +177,7 @@ TEST_P(Determinism, PackingAndRowsOfABatchGiveTheSameBits) {
     Case rows = packed;
     rows.packing = verify::Packing::kRows;
     rows.tail = 0;
-    EXPECT_EQ(bits_of_case(context, rows), bits_of_case(context, packed));
+    expect_same(bits_of_case(context, rows), bits_of_case(context, packed), rows, context);
   });
 }
 
@@ -173,10 +186,10 @@ TEST_P(Determinism, SlotsChangeNoBit) {
     const auto in_order = bits_of_case(context, c);
     Case pool = c;
     pool.indices = verify::Indices::kPool32;
-    EXPECT_EQ(bits_of_case(context, pool), in_order);
+    expect_same(bits_of_case(context, pool), in_order, pool, context);
     pool.indices = verify::Indices::kPool64;
     pool.states = verify::States::kInPlace;
-    EXPECT_EQ(bits_of_case(context, pool), in_order);
+    expect_same(bits_of_case(context, pool), in_order, pool, context);
   });
 }
 
@@ -186,12 +199,12 @@ TEST_P(Determinism, AlignmentAndStridesChangeNoBit) {
     Case other = c;
     for (int64_t shift : {1, 2, 5, 16}) {
       other.shift = shift;
-      EXPECT_EQ(bits_of_case(context, other), aligned) << "shift " << shift;
+      expect_same(bits_of_case(context, other), aligned, other, context);
     }
     other.strides = verify::Strides::kPadded;
-    EXPECT_EQ(bits_of_case(context, other), aligned);
+    expect_same(bits_of_case(context, other), aligned, other, context);
     other.strides = verify::Strides::kFused;
-    EXPECT_EQ(bits_of_case(context, other), aligned);
+    expect_same(bits_of_case(context, other), aligned, other, context);
   });
 }
 
@@ -233,15 +246,21 @@ Case one_sequence(Case c, int64_t length) {
   return c;
 }
 
+// The reference keeps a call's running state in double, so that a cut rounds it, and its states
+// inside a chunk come by another way than its last one.
+bool is_reference(const Context& context) { return std::string(context.kernel) == "reference"; }
+
 TEST(DeterminismOfParts, PrefillCutAtMultiplesOf64GivesTheBitsOfTheUncutCall) {
   for_each_kernel([](Context& context) {
+    if (is_reference(context)) return;
     for (const Case& shape : shapes(Operator::kChunk)) {
       const Case c = one_sequence(shape, 300);
       SCOPED_TRACE(verify::repeat_line(c, context));
       const auto uncut = bits_of_case(context, c);
       for (const std::vector<int64_t>& cuts :
            {std::vector<int64_t>{0, 64, 300}, {0, 256, 300}, {0, 64, 128, 192, 256, 300}}) {
-        EXPECT_EQ(bits_in_parts(context, c, cuts, &DeltaRuleData::chunk_args, &chunk), uncut);
+        expect_same(bits_in_parts(context, c, cuts, &DeltaRuleData::chunk_args, &chunk), uncut, c,
+                    context);
       }
     }
   });
@@ -249,6 +268,7 @@ TEST(DeterminismOfParts, PrefillCutAtMultiplesOf64GivesTheBitsOfTheUncutCall) {
 
 TEST(DeterminismOfParts, CheckpointsAreTheStatesOfTheCallThatEndsThere) {
   for_each_kernel([](Context& context) {
+    if (is_reference(context)) return;
     for (const Case& shape : shapes(Operator::kChunk)) {
       Case c = one_sequence(shape, 200);
       c.checkpoint_every = 64;
@@ -260,7 +280,7 @@ TEST(DeterminismOfParts, CheckpointsAreTheStatesOfTheCallThatEndsThere) {
         Bits checkpoint, state;
         append(data.checkpoints, j * elements, elements, &checkpoint);
         append(cut.final_state, 0, elements, &state);
-        EXPECT_EQ(checkpoint, state) << "checkpoint " << j;
+        EXPECT_TRUE(checkpoint == state) << "checkpoint " << j;
       }
     }
   });
@@ -268,16 +288,18 @@ TEST(DeterminismOfParts, CheckpointsAreTheStatesOfTheCallThatEndsThere) {
 
 TEST(DeterminismOfParts, RecurrentOverTTokensGivesTheBitsOfTCalls) {
   for_each_kernel([](Context& context) {
+    if (is_reference(context)) return;
     for (const Case& shape : shapes(Operator::kRecurrent)) {
       const Case c = one_sequence(shape, 19);
       SCOPED_TRACE(verify::repeat_line(c, context));
       std::vector<int64_t> cuts;
       for (int64_t t = 0; t <= 19; ++t) cuts.push_back(t);
       const auto whole = bits_of_case(context, c);
-      EXPECT_EQ(bits_in_parts(context, c, cuts, &DeltaRuleData::recurrent_args, &recurrent), whole);
-      EXPECT_EQ(
+      expect_same(bits_in_parts(context, c, cuts, &DeltaRuleData::recurrent_args, &recurrent),
+                  whole, c, context);
+      expect_same(
           bits_in_parts(context, c, {0, 3, 8, 19}, &DeltaRuleData::recurrent_args, &recurrent),
-          whole);
+          whole, c, context);
     }
   });
 }
@@ -315,7 +337,7 @@ TEST_P(Determinism, TheCallersDenormalModeDoesNotMatterAndIsRestored) {
       _mm_setcsr(mode);
       expect_ok(status);
       EXPECT_EQ(after & kControlBits, (mode | kFlushAndZero) & kControlBits);
-      EXPECT_EQ(bits_of(flushed), bits_of(kept));
+      expect_same(bits_of(flushed), bits_of(kept), c, context);
     }
   });
 }

@@ -25,7 +25,8 @@ enum AxisId {
   kBeta,
   kNegEigval,
   kL2norm,
-  kScale,
+  kOptions,
+  kChunkSize,
   kComputeAxis,
   kThreads,
   kPacking,
@@ -70,7 +71,8 @@ const Axis kAxes[kAxisCount] = {
     {"beta", 5, true},
     {"neg_eigval", 2, true},
     {"l2norm", 2, true},
-    {"scale", 2, true},
+    {"options", 2, true},
+    {"chunk_size", 2, true},
     {"compute", 3, true},
     {"threads", kThreadCounts.size(), true},
     {"packing", 3, false},
@@ -143,6 +145,7 @@ std::vector<Axis> axes_of(Operator op) {
     axes[kT].values = kReplayLengths.size();
     axes[kComputeAxis].values = 1;
   }
+  if (op != Operator::kChunk) axes[kChunkSize].values = 1;
   return axes;
 }
 
@@ -182,7 +185,13 @@ DrawnCase case_of(Operator op, const Draw& draw, uint64_t seed) {
   c.beta = static_cast<Beta>(draw[kBeta]);
   c.neg_eigval = draw[kNegEigval] == 1;
   c.l2norm = draw[kL2norm] == 1;
-  c.scale = draw[kScale] == 1 ? .3 : 0;
+  if (draw[kOptions] == 1) {
+    c.scale = .3;
+    c.l2norm_eps = .5;
+    c.softplus_beta = 2;
+    c.softplus_threshold = 1;
+  }
+  if (draw[kChunkSize] == 1) c.chunk_size = 24;
   c.compute = static_cast<Compute>(draw[kComputeAxis]);
 
   // One sequence has T tokens; the others have fewer where the packing lets them and the cost

@@ -15,7 +15,7 @@ namespace gdn::tests {
 namespace {
 
 // Cases of which the quick subset takes the cheap ones.
-constexpr int64_t kQuickCost = 400'000;
+constexpr int64_t kQuickCost = 150'000;
 
 std::vector<DrawnCase> cases_of(verify::Operator op) {
   std::vector<DrawnCase> cases;

@@ -122,6 +122,24 @@ TEST(Recurrent, DecaysBeforeItReadsTheState) {
   EXPECT_DOUBLE_EQ(result.out[0], S + v_new);
 }
 
+TEST(Recurrent, ValueHeadsReadTheirGroupsKeysAndOthersStayApart) {
+  // H = 2, HV = 4, K = V = 1, from zero: o = q k v, with q k of head h / 2.
+  const float q[] = {1, 3}, k[] = {1, 2}, v[] = {1, 10, 100, 1000}, g[4] = {};
+  float out[4];
+  RecurrentArgs a(StateLayout::kVK);
+  a.q = {q, {1, 1, 2, 1}};
+  a.k = {k, {1, 1, 2, 1}};
+  a.v = {v, {1, 1, 4, 1}};
+  a.g = {g, {1, 1, 4}};
+  a.out = {out, {1, 1, 4, 1}};
+  DeltaRuleProblem problem;
+  const Status status = check(a, &problem);
+  ASSERT_TRUE(status.ok()) << status.message();
+  const DeltaRuleResult result = recurrent(problem);
+  EXPECT_EQ(result.out, (Vector{1, 10, 600, 6000}));
+  EXPECT_EQ(result.final_states, (Vector{1, 10, 200, 2000}));
+}
+
 // The two tokens of two_by_two() as one chunk:
 //   A_21 = .5 (k_2 . k_1) = .25          T = [[1,0],[-.25,1]]
 //   u = T (v_1, .5 v_2) = (1,2), (.25,0) w = T (k_1, .5 k_2) = (1,0), (0,.25)

@@ -1,0 +1,226 @@
+// The state in layout VK, rows of K elements: some rows at a time, first their dot products with k
+// and q together, then their update while they are in the first-level cache.
+
+GDN_BEFORE_KERNELS()
+namespace gdn::cpu::GDN_ISA {
+
+// Scratch rows are padded to whole vectors; 16 floats suit every instruction set and a cache line.
+constexpr int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
+
+// q and k as floats with zeros up to padded(K); the gates of one value head.
+struct Token {
+  const float* q;
+  const float* k;
+  float kq;  // k . q
+  float decay;
+  float beta;
+  float scale;
+};
+
+// Of the block's columns, padded to whole vectors: what a step reads and what it computes.
+struct TokenColumns {
+  const float* v;
+  float* v_new;
+  float* out;
+};
+
+HWY_INLINE void prefetch_for_write(const void* p) {
+#if defined(__x86_64__) && HWY_TARGET != HWY_SCALAR
+  // Every processor with AVX2 has it; the compiler wants a flag to emit it.
+  asm volatile("prefetchw %0" : : "m"(*static_cast<const char*>(p)));
+#else
+  __builtin_prefetch(p, 1);
+#endif
+}
+
+constexpr int kQuad = kLanes < 4 ? 1 : 4;  // rows whose lanes are summed by one transposition
+using F32x4 = hn::CappedTag<float, kQuad>;
+using Quad = hn::Vec<F32x4>;
+
+// At least eight partial sums to a dot product, which keeps its error well below 1e-6.
+constexpr int kPartial = kLanes < 8 ? 8 / kLanes : 1;
+
+// Rows whose dot products run together: sixteen accumulators on 32 registers, eight on 16.
+constexpr int kDotRows = kLanes == 16 ? 8 : kQuad;
+
+constexpr int64_t kRowBlock = 8;
+
+#if HWY_TARGET != HWY_SCALAR
+template <class D>
+HWY_INLINE auto fold_halves(D d, hn::Vec<D> x) {
+  if constexpr (hn::MaxLanes(d) <= kQuad) {
+    return x;
+  } else {
+    const hn::Half<D> half;
+    return fold_halves(half, hn::Add(hn::LowerHalf(half, x), hn::UpperHalf(half, x)));
+  }
+}
+#endif
+
+// Lane i of the result is the sum of the lanes of x[i].
+HWY_INLINE Quad sums_of_lanes(const Vec (&x)[kQuad]) {
+#if HWY_TARGET == HWY_SCALAR
+  return x[0];
+#else
+  const F32 d;
+  const hn::Repartition<double, F32> pairs;
+  const Vec x01 = hn::Add(hn::InterleaveLower(d, x[0], x[1]), hn::InterleaveUpper(d, x[0], x[1]));
+  const Vec x23 = hn::Add(hn::InterleaveLower(d, x[2], x[3]), hn::InterleaveUpper(d, x[2], x[3]));
+  const auto p01 = hn::BitCast(pairs, x01), p23 = hn::BitCast(pairs, x23);
+  const Vec lower = hn::BitCast(d, hn::InterleaveLower(pairs, p01, p23));
+  const Vec upper = hn::BitCast(d, hn::InterleaveUpper(pairs, p01, p23));
+  return fold_halves(d, hn::Add(lower, upper));
+#endif
+}
+
+// The same of rows r .. r + kQuad - 1, whose partial sums are x[0], x[1], ...
+HWY_INLINE Quad sums_of_partials(const Vec (&x)[kPartial][kDotRows], int r) {
+  Vec sums[kPartial][kQuad];
+  for (int p = 0; p < kPartial; ++p) {
+    for (int i = 0; i < kQuad; ++i) sums[p][i] = x[p][r + i];
+  }
+  for (int half = kPartial / 2; half > 0; half /= 2) {
+    for (int p = 0; p < half; ++p) {
+      for (int i = 0; i < kQuad; ++i) sums[p][i] = hn::Add(sums[p][i], sums[p + half][i]);
+    }
+  }
+  return sums_of_lanes(sums[0]);
+}
+
+// Adds the products of elements j .. j + n - 1 of kDotRows rows with those of k and q.
+template <bool kWhole, class From>
+HWY_INLINE void add_dots(const From* const (&rows)[kDotRows], const Token& token, int64_t j,
+                         int64_t n, Vec (&with_k)[kDotRows], Vec (&with_q)[kDotRows]) {
+  const Vec k = load(token.k + j), q = load(token.q + j);
+#pragma GCC unroll 8
+  for (int r = 0; r < kDotRows; ++r) {
+    const Vec s = kWhole ? load(rows[r] + j) : load_n(rows[r] + j, n);
+    with_k[r] = hn::MulAdd(s, k, with_k[r]);
+    with_q[r] = hn::MulAdd(s, q, with_q[r]);
+  }
+}
+
+// The dot products of kDotRows rows with k and with q.
+template <class From>
+HWY_INLINE void dot_rows(const From* const (&rows)[kDotRows], const Token& token, int64_t K,
+                         Quad (&dot_k)[kDotRows / kQuad], Quad (&dot_q)[kDotRows / kQuad]) {
+  const F32 d;
+  Vec with_k[kPartial][kDotRows], with_q[kPartial][kDotRows];
+  for (int p = 0; p < kPartial; ++p) {
+    for (int r = 0; r < kDotRows; ++r) with_k[p][r] = with_q[p][r] = hn::Zero(d);
+  }
+  int64_t j = 0;
+  for (; j + kPartial * kLanes <= K; j += kPartial * kLanes) {
+#pragma GCC unroll 8
+    for (int p = 0; p < kPartial; ++p) {
+      add_dots<true>(rows, token, j + p * kLanes, kLanes, with_k[p], with_q[p]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int p = 0; p < kPartial; ++p, j += kLanes) {
+    if (j + kLanes <= K) {
+      add_dots<true>(rows, token, j, kLanes, with_k[p], with_q[p]);
+    } else if (j < K) {
+      add_dots<false>(rows, token, j, K - j, with_k[p], with_q[p]);
+    }
+  }
+  for (int r = 0; r < kDotRows; r += kQuad) {
+    dot_k[r / kQuad] = sums_of_partials(with_k, r);
+    dot_q[r / kQuad] = sums_of_partials(with_q, r);
+  }
+}
+
+// to <- decay from + v_new k^T, kVectors vectors of some rows, whose part of k stays in registers:
+// memory is walked row by row, as it likes best.
+template <bool kAhead, int kVectors, class From, class To>
+HWY_INLINE void update_part(const From* from, int64_t from_stride, To* to, int64_t to_stride,
+                            const float* k, float decay, const float* v_new, int64_t rows) {
+  // Far enough ahead for memory to answer, near enough to stay in the first-level cache.
+  constexpr int64_t kDistance = 8192 / static_cast<int64_t>(sizeof(From));
+  const F32 d;
+  const Vec e = hn::Set(d, decay);
+  Vec part[kVectors];
+#pragma GCC unroll 8
+  for (int i = 0; i < kVectors; ++i) part[i] = load(k + i * kLanes);
+  for (int64_t row = 0; row < rows; ++row) {
+    const From* p = from + row * from_stride;
+    To* q = to + row * to_stride;
+    const Vec u = hn::Set(d, v_new[row]);
+#pragma GCC unroll 8
+    for (int i = 0; i < kVectors; ++i) {
+      if constexpr (kAhead) prefetch_for_write(p + i * kLanes + kDistance);
+      store(hn::MulAdd(u, part[i], hn::Mul(e, load(p + i * kLanes))), q + i * kLanes);
+    }
+  }
+}
+
+// The same of whole rows.
+template <bool kAhead, class From, class To>
+HWY_INLINE void update_rows(const From* from, int64_t from_stride, To* to, int64_t to_stride,
+                            const float* k, float decay, const float* v_new, int64_t K,
+                            int64_t rows) {
+  int64_t j = 0;
+  for (; j + 8 * kLanes <= K; j += 8 * kLanes) {
+    update_part<kAhead, 8>(from + j, from_stride, to + j, to_stride, k + j, decay, v_new, rows);
+  }
+  if (j + 4 * kLanes <= K) {
+    update_part<kAhead, 4>(from + j, from_stride, to + j, to_stride, k + j, decay, v_new, rows);
+    j += 4 * kLanes;
+  }
+  for (; j + kLanes <= K; j += kLanes) {
+    update_part<kAhead, 1>(from + j, from_stride, to + j, to_stride, k + j, decay, v_new, rows);
+  }
+  if (j < K) {
+    const F32 d;
+    const Vec e = hn::Set(d, decay), part = load(k + j);
+    for (int64_t row = 0; row < rows; ++row) {
+      const Vec s = hn::Mul(e, load_n(from + row * from_stride + j, K - j));
+      store_n(hn::MulAdd(hn::Set(d, v_new[row]), part, s), to + row * to_stride + j, K - j);
+    }
+  }
+}
+
+template <bool kAhead, class From, class To>
+HWY_NOINLINE void step_rows(const From* from, int64_t from_stride, To* to, int64_t to_stride,
+                            const Token& token, const TokenColumns& columns, int64_t K,
+                            int64_t width) {
+  const F32x4 d;
+  const Quad decay = hn::Set(d, token.decay), beta = hn::Set(d, token.beta);
+  const Quad kq = hn::Set(d, token.kq), scale = hn::Set(d, token.scale);
+  for (int64_t block = 0; block < width; block += kRowBlock) {
+    const int64_t end = std::min(width, block + kRowBlock);
+    for (int64_t first = block; first < end; first += kDotRows) {
+      const From* rows[kDotRows];  // past the end the last one again, for a result nobody reads
+      for (int r = 0; r < kDotRows; ++r) {
+        rows[r] = from + std::min(first + r, end - 1) * from_stride;
+      }
+      Quad dot_k[kDotRows / kQuad], dot_q[kDotRows / kQuad];
+      dot_rows(rows, token, K, dot_k, dot_q);
+      for (int i = 0; i < kDotRows / kQuad; ++i) {
+        const int64_t row = first + i * kQuad;
+        const Quad v = hn::LoadU(d, columns.v + row);
+        const Quad v_new = hn::Mul(beta, hn::NegMulAdd(decay, dot_k[i], v));
+        const Quad out = hn::Mul(scale, hn::MulAdd(v_new, kq, hn::Mul(decay, dot_q[i])));
+        hn::StoreU(v_new, d, columns.v_new + row);
+        hn::StoreU(out, d, columns.out + row);
+      }
+    }
+    if (to != nullptr) {
+      update_rows<kAhead>(from + block * from_stride, from_stride, to + block * to_stride,
+                          to_stride, token.k, token.decay, columns.v_new + block, K, end - block);
+    }
+  }
+}
+
+template <bool kAhead, class From, class To>
+HWY_NOINLINE void fold_rows(const From* from, int64_t from_stride, To* to, int64_t to_stride,
+                            const float* k, float decay, const float* v_new, int64_t K,
+                            int64_t width) {
+  for (int64_t row = 0; row < width; row += kRowBlock) {
+    update_rows<kAhead>(from + row * from_stride, from_stride, to + row * to_stride, to_stride, k,
+                        decay, v_new + row, K, std::min(kRowBlock, width - row));
+  }
+}
+
+}  // namespace gdn::cpu::GDN_ISA
+GDN_AFTER_KERNELS()
