@@ -2,9 +2,14 @@
 include(CMakePackageConfigHelpers)
 include(GNUInstallDirs)
 
-install(DIRECTORY include/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
-if(NOT GDN_OPENMP)
-  install(CODE "file(REMOVE \"\$ENV{DESTDIR}\${CMAKE_INSTALL_PREFIX}/${CMAKE_INSTALL_INCLUDEDIR}/gdn/openmp.h\")")
+# Everything is of the component "library", beside which there is the command.
+set(CMAKE_INSTALL_DEFAULT_COMPONENT_NAME library)
+
+if(GDN_OPENMP)
+  install(DIRECTORY include/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+else()
+  install(DIRECTORY include/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
+          PATTERN openmp.h EXCLUDE)
 endif()
 
 set(config_dir ${CMAKE_INSTALL_LIBDIR}/cmake/gdn)
@@ -52,3 +57,4 @@ foreach(name ${pc_files})
   configure_file(cmake/${name}.pc.in ${PROJECT_BINARY_DIR}/${name}.pc @ONLY)
   install(FILES ${PROJECT_BINARY_DIR}/${name}.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 endforeach()
+set(CMAKE_INSTALL_DEFAULT_COMPONENT_NAME Unspecified)
