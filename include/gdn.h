@@ -1,6 +1,6 @@
 /* The C API of libgdn (C99 and later; C++ has <gdn/gdn.h>): the same operators, with the same
- * checks and the same bits. What an operator computes, and which shapes, dtypes and strides it takes,
- * is said in <gdn/ops.h>; fields and arguments have the same names here.
+ * checks and the same bits. What an operator computes, and which shapes, dtypes and strides it
+ * takes, is said in <gdn/ops.h>; fields and arguments have the same names here.
  *
  *   gdn_context context = {.size = sizeof context};
  *   gdn_l2norm_args args = {.size = sizeof args};
@@ -10,12 +10,12 @@
  *   if (gdn_l2norm(&context, &args, message, sizeof message) != GDN_OK) puts(message);
  *
  * Structs start with their size, by which the library knows the caller's version, and zero in
- * every other field means "not given" or the default. The one exception is state_layout, which has no
- * default. An option whose default is not zero is a pointer, NULL for the default.
+ * every other field means "not given" or the default. The one exception is state_layout, which has
+ * no default. An option whose default is not zero is a pointer, NULL for the default.
  *
  * Every function may be called from several threads at once. `message`, of message_bytes bytes,
- * receives what is wrong, cut to fit, or "" when nothing is; NULL and 0 do without it. When the status
- * is not GDN_OK, nothing else was written.
+ * receives what is wrong, cut to fit, or "" when nothing is; NULL and 0 do without it. When the
+ * status is not GDN_OK, nothing else was written.
  */
 #ifndef GDN_H_
 #define GDN_H_
@@ -58,7 +58,11 @@ typedef enum gdn_state_layout {
 } gdn_state_layout;
 
 /* What the matrix products take; gdn::Compute. */
-typedef enum gdn_compute { GDN_COMPUTE_AUTO = 0, GDN_COMPUTE_FLOAT32, GDN_COMPUTE_BFLOAT16 } gdn_compute;
+typedef enum gdn_compute {
+  GDN_COMPUTE_AUTO = 0,
+  GDN_COMPUTE_FLOAT32,
+  GDN_COMPUTE_BFLOAT16
+} gdn_compute;
 
 typedef enum gdn_solve_method { GDN_SOLVE_EXACT = 0, GDN_SOLVE_NEUMANN } gdn_solve_method;
 
@@ -80,13 +84,15 @@ GDN_API const char* gdn_version(void);
 
 typedef struct gdn_executor gdn_executor;
 
-/* A pool of `threads` workers, the calling thread one of them; 0 or less takes the number of processors. */
+/* A pool of `threads` workers, the calling thread one of them; 0 or less takes the number of
+ * processors. */
 GDN_API gdn_status gdn_executor_create(int threads, gdn_executor** executor, char* message,
                                        size_t message_bytes);
 
 /* One's own threads. run() calls task(closure, i, worker) once for every i in [0, count), in any
- * order and from any thread, and returns when all are done; worker is in [0, max_workers), and no two
- * tasks that run at the same time are given the same. Tasks differ in length: hand them out one by one. */
+ * order and from any thread, and returns when all are done; worker is in [0, max_workers), and no
+ * two tasks that run at the same time are given the same. Tasks differ in length: hand them out one
+ * by one. */
 typedef void (*gdn_task)(void* closure, int64_t i, int worker);
 typedef struct gdn_executor_callbacks {
   size_t size;
@@ -105,7 +111,7 @@ GDN_API void gdn_executor_destroy(gdn_executor* executor);
 typedef struct gdn_context {
   size_t size;
   gdn_executor* executor; /* NULL: the calling thread does all the work */
-  void* workspace;        /* aligned to 64 bytes, for one call at a time; NULL: the call allocates */
+  void* workspace; /* aligned to 64 bytes, for one call at a time; NULL: the call allocates */
   size_t workspace_bytes; /* at least gdn_plan.workspace_bytes */
   const char* kernel;     /* forces a kernel by a name of gdn_get_kernel(); NULL: chosen */
   void* stream;           /* a GPU's; the CPU ignores it */
@@ -204,16 +210,16 @@ typedef struct gdn_gating_args {
   int32_t allow_neg_eigval;
   int32_t reserved; /* 0 */
 } gdn_gating_args;
-GDN_API gdn_status gdn_gating(const gdn_context* context, const gdn_gating_args* args, char* message,
-                              size_t message_bytes);
+GDN_API gdn_status gdn_gating(const gdn_context* context, const gdn_gating_args* args,
+                              char* message, size_t message_bytes);
 
 typedef struct gdn_l2norm_args {
   size_t size;
   gdn_tensor x, y;
   const double* eps; /* NULL: 1e-6 */
 } gdn_l2norm_args;
-GDN_API gdn_status gdn_l2norm(const gdn_context* context, const gdn_l2norm_args* args, char* message,
-                              size_t message_bytes);
+GDN_API gdn_status gdn_l2norm(const gdn_context* context, const gdn_l2norm_args* args,
+                              char* message, size_t message_bytes);
 
 typedef struct gdn_rms_norm_gated_args {
   size_t size;

@@ -89,8 +89,8 @@ Status check_struct(const char* function, const char* name, const T* given) {
   return {};
 }
 
-// The caller's struct as this version knows it: fields that an older caller lacks are zero, and those
-// that a newer one has more must be.
+// The caller's struct as this version knows it: fields that an older caller lacks are zero, and
+// those that a newer one has more must be.
 template <class T>
 Status read_struct(const char* function, const char* name, const T* given, T* copy) {
   if (Status status = check_struct(function, name, given); !status.ok()) return status;
@@ -99,9 +99,9 @@ Status read_struct(const char* function, const char* name, const T* given, T* co
   std::memcpy(copy, bytes, std::min(given->size, sizeof(T)));
   for (size_t i = sizeof(T); i < given->size; ++i) {
     if (bytes[i] != std::byte{0}) {
-      return {StatusCode::kUnsupported,
-              std::string(function) + ": " + name +
-                  " sets a field that version " GDN_VERSION " of the library does not have"};
+      return {StatusCode::kUnsupported, std::string(function) + ": " + name +
+                                            " sets a field that version " GDN_VERSION
+                                            " of the library does not have"};
     }
   }
   if constexpr (requires { copy->reserved; }) {

@@ -114,8 +114,8 @@ struct ChannelStates {
 
   bool given() const { return data != nullptr; }
   std::byte* at(int64_t slot, int64_t channel = 0, int64_t input = 0) const {
-    return data + (slot * slot_stride + channel * channel_stride + input * input_stride) *
-                      size_of(dtype);
+    return data +
+           (slot * slot_stride + channel * channel_stride + input * input_stride) * size_of(dtype);
   }
 };
 

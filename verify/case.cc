@@ -14,8 +14,7 @@ template <class E>
 struct Words;
 template <>
 struct Words<Operator> {
-  static constexpr std::string_view list[] = {"chunk", "recurrent", "replay",
-                                              "causal_conv1d"};
+  static constexpr std::string_view list[] = {"chunk", "recurrent", "replay", "causal_conv1d"};
 };
 template <>
 struct Words<DType> {  // the float ones
@@ -35,8 +34,8 @@ struct Words<Strides> {
 };
 template <>
 struct Words<Indices> {
-  static constexpr std::string_view list[] = {"none",   "pool32",    "pool64",
-                                              "shared", "per_token", "accepted", "one_slot"};
+  static constexpr std::string_view list[] = {"none",      "pool32",   "pool64",  "shared",
+                                              "per_token", "accepted", "one_slot"};
 };
 template <>
 struct Words<States> {

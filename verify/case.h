@@ -1,5 +1,6 @@
-// A Case is one call of a delta-rule operator or of the convolution, described along every axis that can make a
-// difference. It has a one-line form, so that a failure prints the line that repeats it:
+// A Case is one call of a delta-rule operator or of the convolution, described along every axis
+// that can make a difference. It has a one-line form, so that a failure prints the line that
+// repeats it:
 //
 //   gdn verify --case "op=chunk lengths=63,129 H=2 HV=4 dtype=bf16 indices=pool32 seed=7"
 #pragma once
@@ -102,11 +103,11 @@ struct Case {
   int64_t chunk_size = 64;
   // causal_conv1d, which has none of H, HV, K, V, layout, gates and what follows them.
   int64_t D = 64, W = 4;
-  int64_t spare = 0;             // inputs in a state past the W - 1 that are needed
-  DType weight = DType::kF32;    // weight and bias
+  int64_t spare = 0;           // inputs in a state past the W - 1 that are needed
+  DType weight = DType::kF32;  // weight and bias
   bool bias = false;
   bool silu = false;
-  bool channels_last = false;    // states [slots,S,D] in memory
+  bool channels_last = false;  // states [slots,S,D] in memory
   Input input = Input::kUsual;
   uint64_t seed = 1;
   int64_t first = 0;  // the contents of sequence n are those of number first + n of the seed

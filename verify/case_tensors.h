@@ -1,5 +1,5 @@
-// The tensors that a Case asks for, before their values: shapes, strides, places; and the streams of
-// numbers that fill them. For the generators alone.
+// The tensors that a Case asks for, before their values: shapes, strides, places; and the streams
+// of numbers that fill them. For the generators alone.
 #pragma once
 
 #include <cstdint>

@@ -240,7 +240,6 @@ void set_delta_rule_args(const DeltaRuleData& data, Args* args) {
 
 }  // namespace
 
-
 ChunkArgs DeltaRuleData::chunk_args() const {
   ChunkArgs args(about.layout);
   set_delta_rule_args(*this, &args);

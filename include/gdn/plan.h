@@ -34,18 +34,18 @@ GDN_API const char* name_of(Op op);
 struct Shape {
   Op op = Op::kChunk;
   DeviceType device = DeviceType::kCPU;
-  int64_t sequences = 1;    // N. l2norm, rms_norm_gated: rows; solve_tril: matrices
-  int64_t tokens = 1;       // of all sequences together
-  int64_t max_length = 1;   // of one sequence
-  int64_t heads = 1;        // H
-  int64_t value_heads = 1;  // HV
-  int64_t K = 128;          // l2norm, rms_norm_gated: D; solve_tril: n; causal_conv1d: W
-  int64_t V = 128;          // causal_conv1d: D
+  int64_t sequences = 1;      // N. l2norm, rms_norm_gated: rows; solve_tril: matrices
+  int64_t tokens = 1;         // of all sequences together
+  int64_t max_length = 1;     // of one sequence
+  int64_t heads = 1;          // H
+  int64_t value_heads = 1;    // HV
+  int64_t K = 128;            // l2norm, rms_norm_gated: D; solve_tril: n; causal_conv1d: W
+  int64_t V = 128;            // causal_conv1d: D
   DType dtype = DType::kF32;  // of q, k, v and out
   DType state_dtype = DType::kF32;
   StateLayout layout = StateLayout::kVK;
   Compute compute = Compute::kAuto;
-  int64_t chunk_size = 64;  // of the reference's staged pipeline
+  int64_t chunk_size = 64;   // of the reference's staged pipeline
   int64_t state_length = 0;  // causal_conv1d: S, or 0 without states
 };
 

@@ -61,19 +61,19 @@ Status check(const CausalConv1dArgs& args, CausalConv1dProblem* problem) {
   check_tokens(check, args, problem);
   // S is that of the first state given.
   bool known = false;
-  check_states(check, args, Accepted::kColumnsOrOneSlot, problem,
-               [&](const char* name, const TensorView& view, const Extent& slots, Access access) {
-                 const Extent S = known ? Extent(shape.state_length) : Extent("S");
-                 check.tensor(name, view, {slots, shape.V, S}, DTypes::floats(), Contiguous::kNone,
-                              access);
-                 if (!check.ok()) return;
-                 known = true;
-                 shape.state_length = view.shape[2];
-                 if (shape.state_length < shape.K - 1) {
-                   check.fail(kInvalid, name, "has S = " + std::to_string(shape.state_length),
-                              "at least W - 1 = " + std::to_string(shape.K - 1));
-                 }
-               });
+  check_states(
+      check, args, Accepted::kColumnsOrOneSlot, problem,
+      [&](const char* name, const TensorView& view, const Extent& slots, Access access) {
+        const Extent S = known ? Extent(shape.state_length) : Extent("S");
+        check.tensor(name, view, {slots, shape.V, S}, DTypes::floats(), Contiguous::kNone, access);
+        if (!check.ok()) return;
+        known = true;
+        shape.state_length = view.shape[2];
+        if (shape.state_length < shape.K - 1) {
+          check.fail(kInvalid, name, "has S = " + std::to_string(shape.state_length),
+                     "at least W - 1 = " + std::to_string(shape.K - 1));
+        }
+      });
   if (!check.ok()) return check.take();
   const StateArgs states = StateArgs::of(args);
   if (states.one_slot() && lengths_known(check, problem->sequences)) {

@@ -7,8 +7,8 @@
 
 namespace gdn {
 
-// cu_seqlens, or the rows of a batch [B,T,...]. Fills the table, and of the shape device, sequences,
-// tokens and max_length; where cu_seqlens lies on a device, T stands for the lengths.
+// cu_seqlens, or the rows of a batch [B,T,...]. Fills the table, and of the shape device,
+// sequences, tokens and max_length; where cu_seqlens lies on a device, T stands for the lengths.
 void check_sequences(Check& check, const TensorView& cu_seqlens, int64_t B, int64_t T,
                      SequenceTable* sequences, Shape* shape);
 

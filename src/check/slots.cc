@@ -140,7 +140,8 @@ void check_slots(Check& check, const StateSlots& slots, const SequenceTable& seq
     if (initial_indices.given()) {
       const int64_t slot = initial_indices.at(n, slots.initial_column(n));
       if (slots.is_padding(slot)) continue;
-      check_slot(check, slot, pools.initial_slots, "initial_state", [&] { return initial_name(n); });
+      check_slot(check, slot, pools.initial_slots, "initial_state",
+                 [&] { return initial_name(n); });
     }
     if (!pools.writes) continue;
     if (!final_indices.given()) {

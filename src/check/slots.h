@@ -68,8 +68,12 @@ struct StateArgs {
 
   template <class Args>
   static StateArgs of(const Args& args) {
-    return {args.initial_state,       args.final_state,       args.initial_state_indices,
-            args.final_state_indices, args.has_initial_state, args.num_accepted,
+    return {args.initial_state,
+            args.final_state,
+            args.initial_state_indices,
+            args.final_state_indices,
+            args.has_initial_state,
+            args.num_accepted,
             args.null_slot};
   }
   bool reads() const { return initial_state.given(); }

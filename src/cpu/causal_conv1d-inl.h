@@ -1,13 +1,13 @@
 // The causal convolution. Channels are walked in vectors, a block of them at a time, whose weights
-// lie transposed in scratch. An output needs W inputs: those of a sequence's first W - 1 tokens come
-// from a copy, in float32, of its state and of these tokens; all others from x itself. Both are rows
-// to the same code, so that where a range of tokens begins changes no bit.
+// lie transposed in scratch. An output needs W inputs: those of a sequence's first W - 1 tokens
+// come from a copy, in float32, of its state and of these tokens; all others from x itself. Both
+// are rows to the same code, so that where a range of tokens begins changes no bit.
 
 GDN_BEFORE_KERNELS()
 namespace gdn::cpu::GDN_ISA {
 
-// Channels of a block, so that what a block keeps in scratch stays in the second-level cache; a page
-// of a float32 row where the states are short.
+// Channels of a block, so that what a block keeps in scratch stays in the second-level cache; a
+// page of a float32 row where the states are short.
 inline int64_t conv_block_channels(const Shape& shape) {
   constexpr int64_t kScratchFloats = int64_t{1} << 16, kMost = 1024, kUnit64 = 64;
   const int64_t rows = 4 * shape.state_length + 3 * shape.K;
@@ -130,8 +130,8 @@ struct ConvBlock {
   }
 };
 
-// kTokens outputs of kLanes channels from channel i on; x(k) is row k of the inputs, of which output
-// t takes k = t .. t + W - 1. The order of the sum is that of the width.
+// kTokens outputs of kLanes channels from channel i on; x(k) is row k of the inputs, of which
+// output t takes k = t .. t + W - 1. The order of the sum is that of the width.
 template <int kTokens, int kW, class X>
 HWY_INLINE void convolve(const ConvBlock& block, int64_t i, const X& x, Vec (&y)[kTokens]) {
   const ConvScratch& scratch = block.scratch;

@@ -59,9 +59,7 @@ HWY_INLINE Vec sigmoid(Vec x) {
 }
 
 // x sigmoid(x).
-HWY_INLINE Vec silu(Vec x) {
-  return hn::Div(x, hn::Add(hn::Set(F32(), 1.0f), exp(hn::Neg(x))));
-}
+HWY_INLINE Vec silu(Vec x) { return hn::Div(x, hn::Add(hn::Set(F32(), 1.0f), exp(hn::Neg(x)))); }
 
 // Gates are handled this many at a time.
 constexpr int64_t kGateBlock = 64;

@@ -33,8 +33,8 @@ void run_channel(const CausalConv1dProblem& problem, int64_t n, int64_t channel,
         load_float(problem.initial_state.at(slot, channel, i), problem.initial_state.dtype);
   }
   for (int64_t t = 0; t < s.length; ++t) {
-    tokens[t] = load_float(problem.x.at(s, t, 0) + channel * size_of(problem.x.dtype),
-                           problem.x.dtype);
+    tokens[t] =
+        load_float(problem.x.at(s, t, 0) + channel * size_of(problem.x.dtype), problem.x.dtype);
   }
 
   const double bias =

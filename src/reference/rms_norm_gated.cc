@@ -28,10 +28,10 @@ void rms_norm_gated(const RmsNormGatedProblem& problem, int64_t row, double* buf
     weight[i] = load_float(problem.weight.at(i), problem.weight.dtype);
   }
   rms_norm_gated(x, z, weight, D, problem.eps, x);
-  store_row(x, D,
-            problem.y + row_offset(problem.extents, problem.y_strides, row) *
-                            size_of(problem.y_dtype),
-            problem.y_dtype);
+  store_row(
+      x, D,
+      problem.y + row_offset(problem.extents, problem.y_strides, row) * size_of(problem.y_dtype),
+      problem.y_dtype);
 }
 
 }  // namespace gdn::reference

@@ -109,8 +109,8 @@ Case axes_of(const Draw& draw) {
 }
 
 // Axes that verify::valid() ties together.
-constexpr AxisId kTied[] = {kState, kFinalState, kPacking, kTail, kIndices, kStates, kPadding,
-                            kHasInitial};
+constexpr AxisId kTied[] = {kState,   kFinalState, kPacking, kTail,
+                            kIndices, kStates,     kPadding, kHasInitial};
 
 std::vector<Draw> tied_combinations() {
   std::vector<Draw> combinations;
@@ -199,7 +199,8 @@ TEST(CausalConv1dByHand, TwoTapsAndTheirState) {
   });
 }
 
-// num_accepted without indices is the same as with them, and as a call on the accepted tokens alone.
+// num_accepted without indices is the same as with them, and as a call on the accepted tokens
+// alone.
 TEST(CausalConv1dSpeculation, OneSlotDropsWhatWasNotAccepted) {
   for_each_kernel([](Context& context) {
     constexpr int64_t N = 3, T = 4, D = 20, W = 4, S = W - 2 + T;
@@ -287,9 +288,9 @@ TEST(CausalConv1dRobustness, NaNAndInfStayInTheirSequenceAndChannel) {
                                       return i % c.D == 17 && row >= 30 && row < 30 + c.W;
                                     }),
                   0);
-        EXPECT_EQ(changed_elsewhere(data.final_state, clean.final_state,
-                                    [](int64_t) { return false; }),
-                  0);
+        EXPECT_EQ(
+            changed_elsewhere(data.final_state, clean.final_state, [](int64_t) { return false; }),
+            0);
         // The newest input of sequence 1's state.
         data = verify::make_causal_conv1d(c);
         data.initial_state.set((1 * c.D + 17) * S + S - 1, value);
@@ -326,10 +327,9 @@ TEST(CausalConv1dRobustness, NothingOutsideOfTheTensorsIsTouched) {
             for (GuardPages::Side side : {GuardPages::Side::kAfter, GuardPages::Side::kBefore}) {
               GuardPages pages(side);
               CausalConv1dArgs args = data.args();
-              for (TensorView* view :
-                   {&args.x, &args.weight, &args.bias, &args.y, &args.cu_seqlens,
-                    &args.initial_state, &args.final_state, &args.initial_state_indices,
-                    &args.final_state_indices}) {
+              for (TensorView* view : {&args.x, &args.weight, &args.bias, &args.y, &args.cu_seqlens,
+                                       &args.initial_state, &args.final_state,
+                                       &args.initial_state_indices, &args.final_state_indices}) {
                 if (view->size() > 0) pages.move(view);
               }
               expect_ok(causal_conv1d(context, args));

@@ -69,8 +69,8 @@ TEST(RmsNormGated, AgreesWithTheFormula) {
   inputs.z.from_doubles({1, -2, 0, 30});
   inputs.weight.from_doubles({1, .5});
   const double a = std::sqrt(12.5 + .5), b = std::sqrt(2 + .5);
-  const std::vector<double> want = {3 / a / (1 + std::exp(-1.)), .5 * 4 / a * -2 / (1 + std::exp(2.)),
-                                    0, .5 * -2 / b * 30};
+  const std::vector<double> want = {3 / a / (1 + std::exp(-1.)),
+                                    .5 * 4 / a * -2 / (1 + std::exp(2.)), 0, .5 * -2 / b * 30};
   for_each_kernel([&](Context& context) {
     const Tensor y(DType::kF32, shape);
     expect_ok(rms_norm_gated(context, args_of(inputs, y, .5)));
@@ -86,8 +86,8 @@ TEST(RmsNormGated, AgreesWithTheDefinitionForAnyDtypeAndLength) {
         SCOPED_TRACE(testing::Message() << name_of(dtype) << " D " << D << " seed " << seed);
         const DType weight = static_cast<DType>(seed % 3);
         const std::vector<int64_t> shape = {37, D};
-        expect_rms_norm_gated(random_inputs(dtype, weight, shape, {}, seed), Tensor(to, shape), 1e-6,
-                              seed % 2 == 0 ? 3 : 1);
+        expect_rms_norm_gated(random_inputs(dtype, weight, shape, {}, seed), Tensor(to, shape),
+                              1e-6, seed % 2 == 0 ? 3 : 1);
         ++seed;
       }
     }
@@ -99,9 +99,7 @@ TEST(RmsNormGated, AgreesForAnyAxesAndStrides) {
   const Placement gaps = {{600, 120, 25, 1}, 3};
   const Placement turned = {{22, 66, 330, 1}, 1};
   const auto inputs = [&](DType dtype, const std::vector<int64_t>& s, const Placement& p,
-                          uint64_t seed) {
-    return random_inputs(dtype, DType::kF32, s, p, seed);
-  };
+                          uint64_t seed) { return random_inputs(dtype, DType::kF32, s, p, seed); };
   expect_rms_norm_gated(inputs(DType::kBF16, shape, gaps, 50), Tensor(DType::kBF16, shape, gaps),
                         1e-6);
   expect_rms_norm_gated(inputs(DType::kF32, shape, turned, 51), Tensor(DType::kF32, shape, gaps),
