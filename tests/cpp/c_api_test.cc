@@ -35,7 +35,6 @@ gdn_tensor c_tensor(const TensorView& view) {
   std::copy_n(view.strides, view.rank, tensor.strides);
   return tensor;
 }
-gdn_tensor c_tensor(const Tensor& tensor) { return c_tensor(tensor.view()); }
 
 int32_t c_layout(StateLayout layout) {
   return layout == StateLayout::kVK ? GDN_STATE_VK : GDN_STATE_KV;
@@ -259,7 +258,7 @@ std::vector<Case> delta_rule_cases(verify::Operator op) {
   strided.strides = verify::Strides::kPadded;
   strided.layout = StateLayout::kKV;
   strided.dtype = DType::kBF16;
-  strided.state = DType::kF16;
+  strided.state = strided.final_state = DType::kF16;
   strided.compute = Compute::kF32;
   strided.states = verify::States::kInPlace;
   Case rows = c;
@@ -305,7 +304,8 @@ TEST(CApi, ChunkAndRecurrentGiveTheBitsOfCpp) {
 TEST(CApi, ReplayGivesTheBitsOfCpp) {
   Case c;
   c.op = verify::Operator::kReplay;
-  c.lengths = {2, 4, 1};
+  c.states = verify::States::kInPlace;
+  c.lengths = {2, 4, 1, 3, 4};
   c.H = 2;
   c.HV = 4;
   c.K = 16;
