@@ -243,6 +243,7 @@ std::vector<Case> delta_rule_cases(verify::Operator op) {
   c.V = 40;
   c.seed = 21;
   Case pool = c;
+  pool.lengths = {70, 3, 17, 1, 2, 5, 4, 0, 9};  // enough for some without an initial state
   pool.indices = verify::Indices::kPool64;
   pool.padding = verify::Padding::kNullSlot;
   pool.has_initial = true;
@@ -636,6 +637,19 @@ TEST(CApi, WrongTensorsAreErrors) {
   call = Recurrent();
   call.args.compute = 256;
   EXPECT_EQ(call.fails(GDN_INVALID_ARGUMENT).find("gdn.recurrent: compute is "), 0u);
+}
+
+// It steers the reference alone, so that no bit of a kernel shows it.
+TEST(CApi, TheChunkSizeIsHandedOn) {
+  Case c;
+  const auto data = make_delta_rule(c);
+  gdn_chunk_args args = to_c(data.chunk_args());
+  const int64_t zero = 0;
+  args.chunk_size = &zero;
+  const auto context = sized<gdn_context>();
+  char message[256];
+  EXPECT_EQ(gdn_chunk(&context, &args, message, sizeof message), GDN_INVALID_ARGUMENT);
+  EXPECT_EQ(std::string(message).find("gdn.chunk: chunk_size is 0"), 0u) << message;
 }
 
 TEST(CApi, MessagesAreCutToTheCallersBuffer) {
