@@ -112,6 +112,10 @@ Status read_tensors(const SafetensorsFile& file, const std::string& prefix,
   return {};
 }
 
+Status read_option(const std::string&, const std::string& text, std::string* value) {
+  *value = text;
+  return {};
+}
 Status read_option(const std::string& where, const std::string& text, bool* value) {
   static constexpr Word<bool> kWords[] = {
       {"1", true}, {"0", false}, {"true", true}, {"false", false}};

@@ -34,6 +34,7 @@ Status read_tensors(const SafetensorsFile& file, const std::string& prefix,
 
 // An option's value from its text: numbers, "1" or "0" or "true" or "false", "vk" or "kv", "auto",
 // "fp32" or "bf16", "exact" or "neumann". `where` begins the message: "--scale".
+Status read_option(const std::string& where, const std::string& text, std::string* value);
 Status read_option(const std::string& where, const std::string& text, bool* value);
 Status read_option(const std::string& where, const std::string& text, int64_t* value);
 Status read_option(const std::string& where, const std::string& text, float* value);
