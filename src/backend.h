@@ -58,6 +58,8 @@ struct Backend {
   Status (*gating)(const Call&, const GatingProblem&);
   Status (*l2norm)(const Call&, const L2normProblem&);
   Status (*solve_tril)(const Call&, const SolveTrilProblem&);
+  Status (*rms_norm_gated)(const Call&, const RmsNormGatedProblem&);
+  Status (*causal_conv1d)(const Call&, const CausalConv1dProblem&);
 };
 
 // In order of preference; the reference comes last and is taken only when it is forced.

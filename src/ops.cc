@@ -58,6 +58,18 @@ struct Route<SolveTrilArgs> {
   static constexpr Op op = Op::kSolveTril;
   static constexpr auto run = &Backend::solve_tril;
 };
+template <>
+struct Route<RmsNormGatedArgs> {
+  using Problem = RmsNormGatedProblem;
+  static constexpr Op op = Op::kRmsNormGated;
+  static constexpr auto run = &Backend::rms_norm_gated;
+};
+template <>
+struct Route<CausalConv1dArgs> {
+  using Problem = CausalConv1dProblem;
+  static constexpr Op op = Op::kCausalConv1d;
+  static constexpr auto run = &Backend::causal_conv1d;
+};
 
 constexpr size_t kWorkspaceAlignment = 64;
 
@@ -148,6 +160,8 @@ Status replay_commit(Context& context, const ReplayCommitArgs& args) { return ru
 Status gating(Context& context, const GatingArgs& args) { return run(context, args); }
 Status l2norm(Context& context, const L2normArgs& args) { return run(context, args); }
 Status solve_tril(Context& context, const SolveTrilArgs& args) { return run(context, args); }
+Status rms_norm_gated(Context& context, const RmsNormGatedArgs& args) { return run(context, args); }
+Status causal_conv1d(Context& context, const CausalConv1dArgs& args) { return run(context, args); }
 
 Status plan(const Context& context, const Shape& shape, Plan* plan) {
   return guarded([&]() -> Status {
@@ -174,6 +188,12 @@ Status plan(const Context& c, const L2normArgs& args, Plan* plan) {
   return plan_args(c, args, plan);
 }
 Status plan(const Context& c, const SolveTrilArgs& args, Plan* plan) {
+  return plan_args(c, args, plan);
+}
+Status plan(const Context& c, const RmsNormGatedArgs& args, Plan* plan) {
+  return plan_args(c, args, plan);
+}
+Status plan(const Context& c, const CausalConv1dArgs& args, Plan* plan) {
   return plan_args(c, args, plan);
 }
 

@@ -44,6 +44,10 @@ const char* name_of(Op op) {
       return "gdn.l2norm";
     case Op::kSolveTril:
       return "gdn.solve_tril";
+    case Op::kRmsNormGated:
+      return "gdn.rms_norm_gated";
+    case Op::kCausalConv1d:
+      return "gdn.causal_conv1d";
   }
   return "gdn";
 }
@@ -91,7 +95,10 @@ std::string to_string(const Plan& plan) {
                      " products";
   if (plan.chunk > 0) text += ", chunks of " + std::to_string(plan.chunk);
   text += ", " + std::to_string(plan.tasks) + " tasks";
-  if (plan.parts > 1) text += " (V in " + std::to_string(plan.parts) + " parts)";
+  if (plan.parts > 1) {
+    text += plan.op == Op::kCausalConv1d ? " (channels in " : " (V in ";
+    text += std::to_string(plan.parts) + " parts)";
+  }
   text += " on " + std::to_string(plan.workers) + (plan.workers == 1 ? " worker" : " workers") +
           ", " + std::to_string(plan.workspace_bytes) + " bytes of workspace";
   return text;

@@ -47,6 +47,18 @@ struct FloatVector {
   const std::byte* at(int64_t i) const { return data + i * stride * size_of(dtype); }
 };
 
+// A strided matrix of floats.
+struct FloatMatrix {
+  const std::byte* data = nullptr;
+  DType dtype = DType::kF32;
+  int64_t row_stride = 0;
+  int64_t column_stride = 1;
+
+  const std::byte* at(int64_t row, int64_t column = 0) const {
+    return data + (row * row_stride + column * column_stride) * size_of(dtype);
+  }
+};
+
 // int32 or int64 [N] or [N,M].
 struct IndexTensor {
   const std::byte* data = nullptr;  // nullptr: not given
@@ -91,6 +103,28 @@ struct GateInputs {
   bool allow_neg_eigval = false;
 };
 
+// The states of a convolution: [slots,D,S] with any strides, the newest input last.
+struct ChannelStates {
+  std::byte* data = nullptr;  // nullptr: not given
+  DType dtype = DType::kF32;
+  int64_t slots = 0;
+  int64_t slot_stride = 0;
+  int64_t channel_stride = 0;
+  int64_t input_stride = 0;
+
+  bool given() const { return data != nullptr; }
+  std::byte* at(int64_t slot, int64_t channel = 0, int64_t input = 0) const {
+    return data +
+           (slot * slot_stride + channel * channel_stride + input * input_stride) * size_of(dtype);
+  }
+};
+
+// Element offset of row i of [...,D], counted over the leading axes in row-major order.
+inline int64_t row_offset(const int64_t (&extents)[3], const int64_t (&strides)[3], int64_t i) {
+  return i / (extents[1] * extents[2]) * strides[0] + i / extents[2] % extents[1] * strides[1] +
+         i % extents[2] * strides[2];
+}
+
 // What a sequence starts from.
 struct InitialState {
   bool skip = false;                // padding: no work, rows of out become zero, nothing is written
@@ -108,6 +142,10 @@ struct SequenceTable {
     const int64_t begin = cu_seqlens.at(n);
     return {0, begin, cu_seqlens.at(n + 1) - begin};
   }
+  // Tokens of the sequences before n.
+  int64_t first_row(int64_t n) const {
+    return cu_seqlens.given() ? cu_seqlens.at(n) : n * row_length;
+  }
   // Rows of a packed tensor past the last sequence, whose outputs are zero.
   Sequence tail() const {
     if (!cu_seqlens.given()) return {};
@@ -116,8 +154,45 @@ struct SequenceTable {
   }
 };
 
+// Which slots a call reads and writes: the rules of indices, padding and has_initial_state that all
+// operators with states share. Whether there are states at all is another question.
+struct StateSlots {
+  IndexTensor initial_state_indices, final_state_indices, num_accepted;
+  const bool* has_initial_state = nullptr;
+  int64_t has_initial_state_stride = 1;
+  std::optional<int64_t> null_slot;
+
+  bool is_padding(int64_t slot) const { return slot < 0 || (null_slot && slot == *null_slot); }
+
+  // The column of initial_state_indices that sequence n reads.
+  int64_t initial_column(int64_t n) const {
+    return initial_state_indices.columns > 0 && num_accepted.given() ? num_accepted.at(n) - 1 : 0;
+  }
+  struct Read {
+    bool skip = false;  // padding: no work, rows of out become zero, nothing is written
+    int64_t slot = -1;  // negative: the state is zero
+  };
+  Read read(int64_t n) const {
+    int64_t slot = n;
+    if (initial_state_indices.given()) {
+      slot = initial_state_indices.at(n, initial_column(n));
+      if (is_padding(slot)) return {true, -1};
+    }
+    if (has_initial_state && !has_initial_state[n * has_initial_state_stride]) return {false, -1};
+    return {false, slot};
+  }
+  // Whether every token's state is stored ([N,M] final indices) in place of the last one's.
+  bool stores_every_state() const { return final_state_indices.columns > 0; }
+  // Where the state after token t (every state stored), or the last state, goes; negative: nowhere.
+  int64_t written_slot(int64_t n, int64_t t = 0) const {
+    if (!final_state_indices.given()) return n;
+    const int64_t slot = final_state_indices.at(n, stores_every_state() ? t : 0);
+    return is_padding(slot) ? -1 : slot;
+  }
+};
+
 // chunk() and recurrent().
-struct DeltaRuleProblem {
+struct DeltaRuleProblem : StateSlots {
   Shape shape;  // heads, dims, dtypes, layout, op
   SequenceTable sequences;
   TokenTensor q, k, v, out;
@@ -127,38 +202,20 @@ struct DeltaRuleProblem {
   float l2norm_eps = 1e-6f;
 
   SlotTensor initial_state, final_state;
-  IndexTensor initial_state_indices, final_state_indices, num_accepted;
-  const bool* has_initial_state = nullptr;
-  int64_t has_initial_state_stride = 1;
-  std::optional<int64_t> null_slot;
 
   int64_t checkpoint_every = 0;  // 0: none
   SlotTensor checkpoints;
   IndexTensor checkpoint_cu;
 
-  bool is_padding(int64_t slot) const { return slot < 0 || (null_slot && slot == *null_slot); }
-
   InitialState initial(int64_t n) const {
-    int64_t slot = n;
-    if (initial_state_indices.given()) {
-      slot = initial_state_indices.at(n, num_accepted.given() ? num_accepted.at(n) - 1 : 0);
-      if (is_padding(slot)) return {true, nullptr};
-    }
-    if (!initial_state.given()) return {};
-    if (has_initial_state && !has_initial_state[n * has_initial_state_stride]) return {};
-    return {false, initial_state.at(slot)};
+    const Read from = read(n);
+    if (from.skip || from.slot < 0 || !initial_state.given()) return {from.skip, nullptr};
+    return {false, initial_state.at(from.slot)};
   }
-  // Whether every token's state is stored ([N,M] final indices) in place of the last one's.
-  bool stores_every_state() const { return final_state_indices.columns > 0; }
-  // Where the state after token t (every state stored), or the last state, goes; nullptr: nowhere.
+  // The slot of the state after token t (every state stored) or of the last one; nullptr: nowhere.
   std::byte* final_slot(int64_t n, int64_t t = 0) const {
-    if (!final_state.given()) return nullptr;
-    int64_t slot = n;
-    if (final_state_indices.given()) {
-      slot = final_state_indices.at(n, stores_every_state() ? t : 0);
-      if (is_padding(slot)) return nullptr;
-    }
-    return final_state.at(slot);
+    const int64_t slot = final_state.given() ? written_slot(n, t) : -1;
+    return slot < 0 ? nullptr : final_state.at(slot);
   }
   // The slot of the state after token (j + 1) * checkpoint_every.
   std::byte* checkpoint(int64_t n, int64_t j) const {
@@ -207,6 +264,35 @@ struct L2normProblem {
   int64_t extents[3] = {1, 1, 1};  // the leading axes
   int64_t x_strides[3] = {}, y_strides[3] = {};
   float eps = 1e-6f;
+};
+
+struct RmsNormGatedProblem {
+  Shape shape;  // sequences = rows, K = D
+  const std::byte* x = nullptr;
+  const std::byte* z = nullptr;
+  std::byte* y = nullptr;
+  FloatVector weight;
+  DType dtype = DType::kF32, y_dtype = DType::kF32;  // of x and z; of y
+  int64_t extents[3] = {1, 1, 1};                    // the leading axes
+  int64_t x_strides[3] = {}, z_strides[3] = {}, y_strides[3] = {};
+  float eps = 1e-6f;
+};
+
+struct CausalConv1dProblem : StateSlots {
+  Shape shape;  // V = D, K = W, state_length = S
+  SequenceTable sequences;
+  TokenTensor x, y;  // one head
+  FloatMatrix weight;
+  FloatVector bias;  // may be absent
+  bool silu = false;
+  ChannelStates initial_state, final_state;
+
+  // How many of the newest inputs of a state are not to be used: those not accepted in the form of
+  // speculative decoding that keeps one slot.
+  int64_t dropped(int64_t n, int64_t length) const {
+    const bool one_slot = num_accepted.given() && initial_state_indices.columns == 0;
+    return one_slot && length > 0 ? length - num_accepted.at(n) : 0;
+  }
 };
 
 struct SolveTrilProblem {

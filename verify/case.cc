@@ -14,7 +14,7 @@ template <class E>
 struct Words;
 template <>
 struct Words<Operator> {
-  static constexpr std::string_view list[] = {"chunk", "recurrent", "replay"};
+  static constexpr std::string_view list[] = {"chunk", "recurrent", "replay", "causal_conv1d"};
 };
 template <>
 struct Words<DType> {  // the float ones
@@ -34,8 +34,8 @@ struct Words<Strides> {
 };
 template <>
 struct Words<Indices> {
-  static constexpr std::string_view list[] = {"none",   "pool32",    "pool64",
-                                              "shared", "per_token", "accepted"};
+  static constexpr std::string_view list[] = {"none",      "pool32",   "pool64",  "shared",
+                                              "per_token", "accepted", "one_slot"};
 };
 template <>
 struct Words<States> {
@@ -149,6 +149,13 @@ void for_each_field(CaseType& c, const Visit& visit) {
   visit("checkpoint_every", c.checkpoint_every);
   visit("compute", c.compute);
   visit("chunk_size", c.chunk_size);
+  visit("D", c.D);
+  visit("W", c.W);
+  visit("spare", c.spare);
+  visit("weight", c.weight);
+  visit("bias", c.bias);
+  visit("silu", c.silu);
+  visit("channels_last", c.channels_last);
   visit("input", c.input);
   visit("seed", c.seed);
   visit("first", c.first);
@@ -246,6 +253,18 @@ Status valid(const Case& c) {
   if (c.input != Input::kUsual &&
       (c.gates != Gates::kGiven || (c.beta != Beta::kGiven && c.beta != Beta::kGivenF32)))
     return invalid("hard inputs need gates=given and beta=given or given_f32");
+  if (c.D < 1 || c.W < 1 || c.W > 8 || c.spare < 0) {
+    return invalid("D is 1 or more, W is 1 to 8, spare is 0 or more");
+  }
+  if (c.indices == Indices::kOneSlot &&
+      (c.op != Operator::kCausalConv1d || !reads || c.spare < c.max_length() - 1)) {
+    return invalid(
+        "indices=one_slot needs op=causal_conv1d, an initial state, and spare of at least the "
+        "longest length less 1");
+  }
+  if (c.op == Operator::kCausalConv1d && c.input != Input::kUsual) {
+    return invalid("op=causal_conv1d has usual inputs alone");
+  }
   if (c.op == Operator::kReplay &&
       (c.states != States::kInPlace || c.has_initial || c.compute != Compute::kAuto ||
        !(c.indices == Indices::kNone || c.indices == Indices::kPool32 ||

@@ -1,5 +1,6 @@
-// A Case is one call of a delta-rule operator, described along every axis that can make a
-// difference. It has a one-line form, so that a failure prints the line that repeats it:
+// A Case is one call of a delta-rule operator or of the convolution, described along every axis
+// that can make a difference. It has a one-line form, so that a failure prints the line that
+// repeats it:
 //
 //   gdn verify --case "op=chunk lengths=63,129 H=2 HV=4 dtype=bf16 indices=pool32 seed=7"
 #pragma once
@@ -18,6 +19,7 @@ enum class Operator : uint8_t {
   kChunk,
   kRecurrent,
   kReplay,  // replay_verify, and replay_commit of what it recorded
+  kCausalConv1d,
 };
 
 // How sequences lie in the tensors.
@@ -41,6 +43,7 @@ enum class Indices : uint8_t {
   kShared,    // several sequences read one slot
   kPerToken,  // final_state_indices [N,M]: a state per token
   kAccepted,  // both [N,M], the read slot chosen by num_accepted
+  kOneSlot,   // causal_conv1d: num_accepted of the inputs in a slot count
 };
 
 enum class States : uint8_t { kSeparate, kInPlace, kInitialOnly, kFinalOnly, kNone };
@@ -98,6 +101,13 @@ struct Case {
   int64_t checkpoint_every = 0;  // chunk only
   Compute compute = Compute::kAuto;
   int64_t chunk_size = 64;
+  // causal_conv1d, which has none of H, HV, K, V, layout, gates and what follows them.
+  int64_t D = 64, W = 4;
+  int64_t spare = 0;           // inputs in a state past the W - 1 that are needed
+  DType weight = DType::kF32;  // weight and bias
+  bool bias = false;
+  bool silu = false;
+  bool channels_last = false;  // states [slots,S,D] in memory
   Input input = Input::kUsual;
   uint64_t seed = 1;
   int64_t first = 0;  // the contents of sequence n are those of number first + n of the seed
@@ -105,6 +115,7 @@ struct Case {
   int64_t sequences() const { return static_cast<int64_t>(lengths.size()); }
   int64_t tokens() const;  // of all sequences
   int64_t max_length() const;
+  int64_t state_length() const { return W - 1 + spare; }  // S of causal_conv1d
   bool operator==(const Case&) const = default;
 };
 

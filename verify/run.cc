@@ -10,141 +10,14 @@
 #include "check/check.h"
 #include "reference/recurrent.h"
 #include "reference/replay.h"
-#include "reference/rounding.h"
-#include "verify/tolerance.h"
+#include "verify/causal_conv1d_run.h"
+#include "verify/wanted.h"
 
 namespace gdn::verify {
 namespace {
 
-// What a written tensor should hold: values by block (a slot, a row), and by element inside it.
-struct Wanted {
-  int64_t block_elements = 0;
-  // Blocks to be written, and where their values begin in `values`, whose order inside a block is
-  // that of the tensor.
-  std::vector<std::pair<int64_t, int64_t>> blocks;
-  std::vector<double> values;
-  // A run of so many elements that is all zero in the reference has to be exactly zero.
-  int64_t zero_run = 1;
-  // Values below are as good as this one.
-  double floor = -std::numeric_limits<double>::infinity();
-};
-
 // A log-decay below forgets the whole state in float32, whatever it is.
 constexpr double kForgets = -150;
-
-struct Norms {
-  double reference = 0, rounding_error = 0;
-};
-
-Norms norms_of(const Wanted& wanted, DType dtype) {
-  double norm = 0, rounding = 0;
-  for (const auto& [block, begin] : wanted.blocks) {
-    for (int64_t i = begin; i < begin + wanted.block_elements; ++i) {
-      const double x = std::max(wanted.values[static_cast<size_t>(i)], wanted.floor);
-      const double difference = reference::rounded(x, dtype) - x;
-      norm += x * x;
-      rounding += difference * difference;
-    }
-  }
-  return {std::sqrt(norm), std::sqrt(rounding)};
-}
-
-// Everything that is compared in one call.
-class Comparer {
- public:
-  Comparer(const Case& about, const Plan& plan, Result* result)
-      : about_(about), plan_(plan), result_(result) {}
-
-  // `before` is the tensor before the call. Blocks that are not wanted must not have changed.
-  void compare(const std::string& name, Quantity quantity, const Tensor& got, const Tensor& before,
-               const Wanted& wanted) {
-    Comparison comparison;
-    comparison.tensor = name;
-    double error = 0;
-    int64_t unwritten = 0, not_zero = 0;
-    std::vector<bool> written(
-        static_cast<size_t>(wanted.block_elements == 0 ? 0 : got.size() / wanted.block_elements));
-    for (const auto& [block, begin] : wanted.blocks) {
-      written[static_cast<size_t>(block)] = true;
-      for (int64_t run = 0; run < wanted.block_elements; run += wanted.zero_run) {
-        bool zero = true;
-        double largest = 0;
-        for (int64_t i = run; i < run + wanted.zero_run; ++i) {
-          const int64_t at = block * wanted.block_elements + i;
-          const double want = wanted.values[static_cast<size_t>(begin + i)];
-          const double value = got.get(at);
-          const double difference =
-              (value < wanted.floor ? wanted.floor : value) - std::max(want, wanted.floor);
-          error += difference * difference;
-          unwritten += got.unwritten(at);
-          zero = zero && want == 0;
-          largest = std::isnan(value) ? value : std::max(largest, std::fabs(value));
-        }
-        not_zero += zero && largest != 0;
-      }
-    }
-    const Norms norms = norms_of(wanted, got.dtype());
-    comparison.error = std::sqrt(error);
-    comparison.norm = norms.reference;
-    comparison.bound =
-        error_bound({.quantity = quantity,
-                     .dtype = got.dtype(),
-                     .compute = plan_.compute,
-                     .hard = about_.input != Input::kUsual,
-                     .elements = static_cast<int64_t>(wanted.blocks.size()) * wanted.block_elements,
-                     .norm = norms.reference,
-                     .rounding_error = norms.rounding_error});
-    result_->comparisons.push_back(comparison);
-    if (unwritten > 0) defect(name, std::to_string(unwritten) + " elements were not written");
-    if (not_zero > 0) {
-      defect(name, std::to_string(not_zero) + " rows are zero in the reference and not here");
-    }
-    check_untouched(name, got, before, wanted.block_elements, written);
-  }
-
-  void defect(const std::string& name, const std::string& what) {
-    result_->defects.push_back(name + ": " + what);
-  }
-
- private:
-  void check_untouched(const std::string& name, const Tensor& got, const Tensor& before,
-                       int64_t block_elements, const std::vector<bool>& written) {
-    int64_t changed = 0;
-    for (size_t block = 0; block < written.size(); ++block) {
-      if (written[block]) continue;
-      const auto first = static_cast<int64_t>(block) * block_elements;
-      for (int64_t i = first; i < first + block_elements; ++i)
-        changed += !got.same_bits(i, before, i);
-    }
-    if (changed > 0) {
-      defect(name, std::to_string(changed) + " elements changed that the call does not name");
-    }
-    if (!got.only_elements_changed(before)) {
-      defect(name, "bytes between or around the elements changed");
-    }
-  }
-
-  const Case& about_;
-  const Plan& plan_;
-  Result* result_;
-};
-
-uint64_t hash_of(const std::vector<const Tensor*>& tensors) {
-  uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a, by words
-  for (const Tensor* tensor : tensors) {
-    if (!tensor->given()) continue;
-    const Buffer& buffer = tensor->buffer();
-    for (size_t at = 0; at < buffer.size();) {
-      uint64_t word = 0;
-      const size_t bytes = std::min(sizeof word, buffer.size() - at);
-      std::memcpy(&word, buffer.data() + at, bytes);
-      hash = (hash ^ word) * 0x100000001b3u;
-      at += bytes;
-    }
-    hash ^= tensor->buffer().guards_intact() ? 0 : 1;
-  }
-  return hash;
-}
 
 std::vector<const Tensor*> inputs_of(const DeltaRuleData& d) {
   std::vector<const Tensor*> inputs = {&d.q,
@@ -230,12 +103,6 @@ Status plan_of(const Context& context, const DeltaRuleData& data, Plan* result) 
                                                : plan(context, data.chunk_args(), result);
 }
 
-bool same_memory(const Tensor& a, const Tensor& b) {
-  if (!a.given()) return true;
-  return std::memcmp(a.buffer().data(), b.buffer().data(), a.buffer().size()) == 0 &&
-         a.buffer().guards_intact();
-}
-
 }  // namespace
 
 struct Expected::Impl {
@@ -245,6 +112,8 @@ struct Expected::Impl {
 
   DeltaRuleData data;
   Wanted out, final_state, checkpoints;
+
+  CausalConv1dExpected conv;
 
   ReplayData replay_data;
   Wanted replay_out, replay_state, record_k, record_v, record_g;
@@ -409,7 +278,10 @@ Result Expected::Impl::run_replay(Context& context) const {
 Expected::Expected(const Case& c) {
   auto impl = std::make_shared<Impl>();
   impl->about = c;
-  if (c.op == Operator::kReplay) {
+  if (c.op == Operator::kCausalConv1d) {
+    impl->conv = expect_causal_conv1d(c);
+    impl->status = impl->conv.status;
+  } else if (c.op == Operator::kReplay) {
     impl->replay_data = make_replay(c);
     impl->expect_replay();
   } else {
@@ -435,8 +307,16 @@ Result Expected::run(Context& context) const {
     result.status = impl_->status;
     return result;
   }
-  return impl_->about.op == Operator::kReplay ? impl_->run_replay(context)
-                                              : impl_->run_delta_rule(context);
+  switch (impl_->about.op) {
+    case Operator::kCausalConv1d:
+      return run_causal_conv1d(context, impl_->conv);
+    case Operator::kReplay:
+      return impl_->run_replay(context);
+    case Operator::kChunk:
+    case Operator::kRecurrent:
+      break;
+  }
+  return impl_->run_delta_rule(context);
 }
 
 Status call(Context& context, const DeltaRuleData& data) {

@@ -11,6 +11,8 @@ constexpr double kF32Hard = 4e-6;
 // A 16-bit tensor: what rounding the reference costs, and little more.
 constexpr double kRoundingFactor = 1.02;
 constexpr double kRoundingSlack = 1e-6;
+// A copy is the reference rounded; the rest is the order in which errors were summed.
+constexpr double kCopyFactor = 1 + 1e-9;
 // bfloat16 operands.
 constexpr double kBF16Output = 3.5e-3;
 constexpr double kBF16State = 3e-3;
@@ -23,6 +25,7 @@ constexpr double kFewElementsFactor = 2;
 
 double error_bound(const Comparand& c) {
   if (c.norm == 0) return 0;
+  if (c.quantity == Quantity::kCopy) return kCopyFactor * c.rounding_error;
   if (c.compute == Compute::kBF16) {
     // A 16-bit state is rounded as an output is.
     const bool rounded = c.quantity == Quantity::kOutput || c.dtype != DType::kF32;

@@ -10,7 +10,11 @@
 
 namespace gdn::verify {
 
-enum class Quantity : uint8_t { kOutput, kState };
+enum class Quantity : uint8_t {
+  kOutput,
+  kState,
+  kCopy,  // numbers of the inputs, rounded to another dtype at most
+};
 
 // What a bound depends on.
 struct Comparand {

@@ -23,6 +23,8 @@ enum class Op : uint8_t {
   kGating,
   kL2norm,
   kSolveTril,
+  kRmsNormGated,
+  kCausalConv1d,
 };
 
 // "gdn.chunk" and so on: what messages start with.
@@ -32,18 +34,19 @@ GDN_API const char* name_of(Op op);
 struct Shape {
   Op op = Op::kChunk;
   DeviceType device = DeviceType::kCPU;
-  int64_t sequences = 1;    // N. l2norm: rows; solve_tril: matrices
-  int64_t tokens = 1;       // of all sequences together
-  int64_t max_length = 1;   // of one sequence
-  int64_t heads = 1;        // H
-  int64_t value_heads = 1;  // HV
-  int64_t K = 128;          // l2norm: D; solve_tril: n
-  int64_t V = 128;
+  int64_t sequences = 1;      // N. l2norm, rms_norm_gated: rows; solve_tril: matrices
+  int64_t tokens = 1;         // of all sequences together
+  int64_t max_length = 1;     // of one sequence
+  int64_t heads = 1;          // H
+  int64_t value_heads = 1;    // HV
+  int64_t K = 128;            // l2norm, rms_norm_gated: D; solve_tril: n; causal_conv1d: W
+  int64_t V = 128;            // causal_conv1d: D
   DType dtype = DType::kF32;  // of q, k, v and out
   DType state_dtype = DType::kF32;
   StateLayout layout = StateLayout::kVK;
   Compute compute = Compute::kAuto;
-  int64_t chunk_size = 64;  // of the reference's staged pipeline
+  int64_t chunk_size = 64;   // of the reference's staged pipeline
+  int64_t state_length = 0;  // causal_conv1d: S, or 0 without states
 };
 
 // The names are static strings.
@@ -54,7 +57,8 @@ struct Plan {
   std::string_view reason;          // why this kernel
   Compute compute = Compute::kF32;  // what the matrix products take
   int64_t chunk = 0;                // tokens of a chunk; 0 where there are none
-  int64_t parts = 1;  // into how many V ranges the value heads of a q/k head are split
+  int64_t parts = 1;  // into how many V ranges the value heads of a q/k head are split, or channel
+                      // ranges the convolution
   int64_t tasks = 0;
   int workers = 1;
   size_t workspace_bytes_per_worker = 0;
@@ -74,6 +78,8 @@ GDN_API Status plan(const Context& context, const ReplayCommitArgs& args, Plan* 
 GDN_API Status plan(const Context& context, const GatingArgs& args, Plan* plan);
 GDN_API Status plan(const Context& context, const L2normArgs& args, Plan* plan);
 GDN_API Status plan(const Context& context, const SolveTrilArgs& args, Plan* plan);
+GDN_API Status plan(const Context& context, const RmsNormGatedArgs& args, Plan* plan);
+GDN_API Status plan(const Context& context, const CausalConv1dArgs& args, Plan* plan);
 
 struct KernelInfo {
   std::string_view backend;

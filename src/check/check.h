@@ -15,5 +15,7 @@ Status check(const ReplayCommitArgs& args, ReplayProblem* problem);
 Status check(const GatingArgs& args, GatingProblem* problem);
 Status check(const L2normArgs& args, L2normProblem* problem);
 Status check(const SolveTrilArgs& args, SolveTrilProblem* problem);
+Status check(const RmsNormGatedArgs& args, RmsNormGatedProblem* problem);
+Status check(const CausalConv1dArgs& args, CausalConv1dProblem* problem);
 
 }  // namespace gdn

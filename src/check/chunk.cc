@@ -2,6 +2,7 @@
 
 #include "check/check.h"
 #include "check/delta_rule.h"
+#include "check/slots.h"
 
 namespace gdn {
 namespace {
@@ -57,7 +58,7 @@ Status check(const ChunkArgs& args, DeltaRuleProblem* problem) {
   problem->shape.chunk_size = args.chunk_size;
   check_checkpoints(check, args, problem);
   check.overlaps();
-  check_slots(check, args, *problem);
+  check_slots(check, *problem);
   check_checkpoint_rows(check, *problem);
   return check.take();
 }

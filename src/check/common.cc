@@ -215,6 +215,14 @@ void Check::tensor(const char* name, const TensorView& view, const Extents& exte
   }
 }
 
+void Check::rows(const char* name, const TensorView& view) {
+  rank(name, view, 1, 4, "[...,D] of 1 to 4 axes");
+  if (!ok()) return;
+  tensor(name, view, Extents::of(view, view.rank), DTypes::floats(), Contiguous::kLastAxis,
+         Access::kRead);
+  if (view.shape[view.rank - 1] < 1) fail(kInvalid, name, "has D = 0", "at least 1");
+}
+
 void Check::index_tensor(const char* name, const TensorView& view, const Extents& extents) {
   tensor(name, view, extents, DTypes::indices(), Contiguous::kNone, Access::kRead);
 }

@@ -100,6 +100,8 @@ class Check {
   // Everything about a tensor but its values and its neighbours. An absent one is a problem.
   void tensor(const char* name, const TensorView& view, const Extents& extents, DTypes dtypes,
               Contiguous contiguous, Access access);
+  // float [...,D] of 1 to 4 axes with D >= 1: the rows of an operator on rows.
+  void rows(const char* name, const TensorView& view);
   // Index tensors, of any strides.
   void index_tensor(const char* name, const TensorView& view, const Extents& extents);
 

@@ -1,9 +1,9 @@
 #include "check/delta_rule.h"
 
-#include <algorithm>
 #include <cmath>
 #include <string>
 
+#include "check/sequences.h"
 #include "check/slots.h"
 
 namespace gdn {
@@ -44,43 +44,6 @@ void check_gates(Check& check, const Args& args, int64_t B, int64_t T, int64_t H
   *gates = {token_tensor(args.g),       token_tensor(args.a), float_vector(args.A_log),
             float_vector(args.dt_bias), args.softplus_beta,   args.softplus_threshold,
             token_tensor(args.beta),    token_tensor(args.b), args.allow_neg_eigval};
-}
-
-// Fills the table and the parts of the shape that come from it.
-void check_sequences(Check& check, const TensorView& cu_seqlens, int64_t B, int64_t T,
-                     SequenceTable* sequences, Shape* shape) {
-  shape->sequences = B;
-  shape->max_length = T;
-  shape->tokens = B * T;
-  sequences->count = B;
-  sequences->row_length = T;
-  if (!cu_seqlens.given()) return;
-  check.index_tensor("cu_seqlens", cu_seqlens, {"N+1"});
-  if (!check.ok()) return;
-  const int64_t N = cu_seqlens.shape[0] - 1;
-  if (N < 0) return check.fail(kInvalid, "cu_seqlens", "has shape [0]", "at least one element");
-  if (B != 1) {
-    return check.fail(kInvalid, "cu_seqlens", "is given with B = " + std::to_string(B), "B = 1");
-  }
-  sequences->cu_seqlens = index_tensor(cu_seqlens);
-  sequences->count = N;
-  shape->sequences = N;
-  if (!check.can_read_values()) return;  // T bounds what the device will find
-  const auto at = [&](int64_t n) { return sequences->cu_seqlens.at(n); };
-  const auto fail = [&](int64_t n, const std::string& expected) {
-    check.fail(StatusCode::kOutOfRange, element_text("cu_seqlens", n),
-               "is " + std::to_string(at(n)), expected);
-  };
-  if (at(0) != 0) return fail(0, "0");
-  shape->max_length = 0;
-  for (int64_t n = 0; n < N; ++n) {
-    if (at(n + 1) < at(n)) {
-      return fail(n + 1, "at least " + std::to_string(at(n)) + ", the element before it");
-    }
-    if (at(n + 1) > T) return fail(n + 1, "at most T = " + std::to_string(T));
-    shape->max_length = std::max(shape->max_length, at(n + 1) - at(n));
-  }
-  shape->tokens = at(N);
 }
 
 }  // namespace
@@ -151,7 +114,6 @@ void check_tokens(Check& check, const Args& args, Problem* problem) {
   check.finite("scale", scale);
   check.not_negative("l2norm_eps", args.l2norm_eps);
   if (!check.ok()) return;
-  shape.device = check.device();
   shape.dtype = args.q.dtype;
   shape.layout = args.state_layout;
   check_sequences(check, args.cu_seqlens, B, T, &problem->sequences, &shape);
@@ -172,157 +134,13 @@ void check_delta_rule(Check& check, const DeltaRuleArgs& args, DeltaRuleProblem*
   Shape& shape = problem->shape;
   check.compute(args.compute);
   shape.compute = args.compute;
-  const int64_t N = shape.sequences;
-
-  const bool reads = args.initial_state.given(), writes = args.final_state.given();
-  const bool in_place = reads && writes && same_tensor(args.initial_state, args.final_state);
-  const auto slots = [&](const TensorView& indices) {
-    return indices.given() ? Extent("slots") : Extent(N);
-  };
-  if (reads) {
-    check_state(check, "initial_state", args.initial_state, slots(args.initial_state_indices),
-                shape, in_place ? Access::kShared : Access::kRead);
-  } else {
-    check.not_given("initial_state_indices", args.initial_state_indices,
-                    "it only with initial_state");
-    check.not_given("has_initial_state", args.has_initial_state, "it only with initial_state");
-  }
-  if (writes) {
-    check_state(check, "final_state", args.final_state, slots(args.final_state_indices), shape,
-                Access::kWrite);
-  } else {
-    check.not_given("final_state_indices", args.final_state_indices, "it only with final_state");
-  }
-  if (check.ok() && reads && writes && !in_place && overlap(args.initial_state, args.final_state)) {
-    check.fail(kInvalid, "final_state", "overlaps initial_state",
-               "the same tensor or memory of its own");
-  }
-  if (args.num_accepted.given()) {
-    check.index_tensor("num_accepted", args.num_accepted, {N});
-    check.given_with("initial_state_indices", args.initial_state_indices, "num_accepted");
-    check.index_tensor("initial_state_indices", args.initial_state_indices, {N, "M"});
-  } else if (args.initial_state_indices.given()) {
-    if (args.initial_state_indices.rank == 2) {
-      check.given_with("num_accepted", args.num_accepted, "initial_state_indices of two axes");
-    }
-    check.index_tensor("initial_state_indices", args.initial_state_indices, {N});
-  }
-  if (args.has_initial_state.given()) {
-    check.tensor("has_initial_state", args.has_initial_state, {N}, DTypes::boolean(),
-                 Contiguous::kNone, Access::kRead);
-  }
-  const TensorView& final_indices = args.final_state_indices;
-  if (final_indices.given()) {
-    check.index_tensor("final_state_indices", final_indices, Extents{N, "M"}.last_optional());
-    // On a device lengths are not known here.
-    const bool lengths_known = check.can_read_values() || !args.cu_seqlens.given();
-    if (check.ok() && final_indices.rank == 2 && lengths_known &&
-        final_indices.shape[1] < shape.max_length) {
-      check.fail(kInvalid, "final_state_indices", "has shape " + shape_text(final_indices),
-                 "at least " + std::to_string(shape.max_length) +
-                     " columns, one a token of the longest sequence");
-    }
-  }
+  check_states(check, args, Accepted::kColumns, problem,
+               [&](const char* name, const TensorView& view, const Extent& slots, Access access) {
+                 check_state(check, name, view, slots, shape, access);
+               });
   if (!check.ok()) return;
-
-  shape.state_dtype = writes  ? args.final_state.dtype
-                      : reads ? args.initial_state.dtype
-                              : DType::kF32;
   problem->initial_state = slot_tensor(args.initial_state);
-  problem->initial_state_indices = index_tensor(args.initial_state_indices);
-  problem->num_accepted = index_tensor(args.num_accepted);
-  // Without columns no state is stored; a problem's index tensor of no columns has one axis.
-  if (!(final_indices.rank == 2 && final_indices.shape[1] == 0)) {
-    problem->final_state = slot_tensor(args.final_state);
-    problem->final_state_indices = index_tensor(final_indices);
-  }
-  problem->null_slot = args.null_slot;
-  if (args.has_initial_state.given()) {
-    problem->has_initial_state = reinterpret_cast<const bool*>(data_of(args.has_initial_state));
-    problem->has_initial_state_stride = args.has_initial_state.strides[0];
-  }
-}
-
-void check_slots(Check& check, const DeltaRuleArgs& args, const DeltaRuleProblem& problem) {
-  const IndexTensor& initial_indices = problem.initial_state_indices;
-  const IndexTensor& final_indices = problem.final_state_indices;
-  const IndexTensor& accepted = problem.num_accepted;
-  if (!check.can_read_values()) return;
-  const int64_t N = problem.sequences.count;
-  const bool every = problem.stores_every_state();
-  const auto column_of = [&](int64_t n) { return accepted.given() ? accepted.at(n) - 1 : 0; };
-  const auto initial_name = [&](int64_t n) {
-    return accepted.given() ? element_text("initial_state_indices", n, column_of(n))
-                            : element_text("initial_state_indices", n);
-  };
-
-  // Values that are read before a slot is known.
-  for (int64_t n = 0; args.has_initial_state.given() && n < N; ++n) {
-    // As a byte: a bool of another value is undefined.
-    const auto* bytes = reinterpret_cast<const uint8_t*>(problem.has_initial_state);
-    const int value = bytes[n * problem.has_initial_state_stride];
-    if (value > 1) {
-      return check.fail(StatusCode::kOutOfRange, element_text("has_initial_state", n),
-                        "is " + std::to_string(value), "0 or 1");
-    }
-  }
-  for (int64_t n = 0; accepted.given() && n < N; ++n) {
-    if (accepted.at(n) < 1 || accepted.at(n) > initial_indices.columns) {
-      return check.fail(StatusCode::kOutOfRange, element_text("num_accepted", n),
-                        "is " + std::to_string(accepted.at(n)),
-                        "1 to " + std::to_string(initial_indices.columns));
-    }
-  }
-
-  if (!initial_indices.given() && !final_indices.given()) return;  // slot n is sequence n's alone
-
-  // Only indices that the call looks at count: not those of a skipped sequence's final state, and
-  // no column past a sequence's length.
-  SlotWrites writes(problem.final_state.given() ? (every ? problem.shape.tokens : N) : 0);
-  for (int64_t n = 0; n < N; ++n) {
-    if (initial_indices.given()) {
-      const int64_t slot = initial_indices.at(n, column_of(n));
-      if (problem.is_padding(slot)) continue;
-      check_slot(check, slot, problem.initial_state.slots, "initial_state",
-                 [&] { return initial_name(n); });
-    }
-    if (!problem.final_state.given()) continue;
-    if (!final_indices.given()) {
-      writes.add({n, n, 0});
-      continue;
-    }
-    const int64_t columns = every ? problem.sequences.at(n).length : 1;
-    for (int64_t column = 0; column < columns; ++column) {
-      const int64_t slot = final_indices.at(n, column);
-      if (problem.is_padding(slot)) continue;
-      check_slot(check, slot, problem.final_state.slots, "final_state", [&] {
-        return every ? element_text("final_state_indices", n, column)
-                     : element_text("final_state_indices", n);
-      });
-      writes.add({slot, n, column});
-    }
-  }
-  if (!check.ok() || !problem.final_state.given()) return;
-  writes.check_distinct(check, "final_state_indices", every);
-
-  // States updated in place: who reads what another sequence writes?
-  if (!check.ok() || problem.initial_state.data != problem.final_state.data) return;
-  for (int64_t n = 0; n < N; ++n) {
-    const InitialState initial = problem.initial(n);
-    if (initial.data == nullptr) continue;  // skipped, or from zero
-    const int64_t slot = initial_indices.given() ? initial_indices.at(n, column_of(n)) : n;
-    const SlotWrite* write = writes.find(slot);
-    if (write == nullptr || write->row == n) continue;
-    const std::string is_slot = "is " + std::to_string(slot);
-    if (final_indices.given()) {
-      return check.fail(StatusCode::kOutOfRange,
-                        every ? element_text("final_state_indices", write->row, write->column)
-                              : element_text("final_state_indices", write->row),
-                        is_slot, "a slot that sequence " + std::to_string(n) + " does not read");
-    }
-    return check.fail(StatusCode::kOutOfRange, initial_name(n), is_slot,
-                      "a slot that sequence " + std::to_string(write->row) + " does not write");
-  }
+  if (StateArgs::of(args).stores()) problem->final_state = slot_tensor(args.final_state);
 }
 
 }  // namespace gdn

@@ -14,11 +14,8 @@ template <class Args, class Problem>
 void check_tokens(Check& check, const Args& args, Problem* problem);
 
 // Also the rest of DeltaRuleArgs. Leaves the overlaps to the caller, who may have more tensors;
-// then check_slots() must follow.
+// then check_slots() of slots.h must follow.
 void check_delta_rule(Check& check, const DeltaRuleArgs& args, DeltaRuleProblem* problem);
-
-// The values of the indices: in range, written once, no slot read that another sequence writes.
-void check_slots(Check& check, const DeltaRuleArgs& args, const DeltaRuleProblem& problem);
 
 // A tensor [slots, HV, V, K] or [slots, HV, K, V], contiguous inside a slot.
 void check_state(Check& check, const char* name, const TensorView& view, const Extent& slots,

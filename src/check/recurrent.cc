@@ -1,5 +1,6 @@
 #include "check/check.h"
 #include "check/delta_rule.h"
+#include "check/slots.h"
 
 namespace gdn {
 
@@ -8,7 +9,7 @@ Status check(const RecurrentArgs& args, DeltaRuleProblem* problem) {
   problem->shape.op = Op::kRecurrent;
   check_delta_rule(check, args, problem);
   check.overlaps();
-  check_slots(check, args, *problem);
+  check_slots(check, *problem);
   return check.take();
 }
 

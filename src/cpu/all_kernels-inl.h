@@ -17,6 +17,10 @@
 //
 #include "cpu/gating-inl.h"
 //
+#include "cpu/rms_norm_gated-inl.h"
+//
+#include "cpu/causal_conv1d-inl.h"
+//
 #include "cpu/tile-inl.h"
 //
 #include "cpu/panels-inl.h"
@@ -62,6 +66,8 @@ constexpr Kernels make_kernels(const char* name, const char* description, bool (
     .recurrent_scratch = &recurrent_scratch, .recurrent = &recurrent,
     .replay_scratch = &replay_scratch, .replay = &replay, .gating = &gating, .l2norm = &l2norm,
     .solve_tril_scratch = &solve_tril_scratch, .solve_tril = &solve_tril,
+    .rms_norm_gated_scratch = &rms_norm_gated_scratch, .rms_norm_gated = &rms_norm_gated,
+    .causal_conv1d_scratch = &causal_conv1d_scratch, .causal_conv1d = &causal_conv1d,
   };
 }
 

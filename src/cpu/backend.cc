@@ -10,6 +10,7 @@
 namespace gdn {
 namespace {
 
+using cpu::ConvSplit;
 using cpu::Kernels;
 using cpu::Split;
 
@@ -63,6 +64,21 @@ int64_t row_tasks(int64_t rows, int64_t row_elements) {
   return (rows + per_task - 1) / per_task;
 }
 
+// Cuts the convolution into tasks of some size, into ranges of rows before ranges of channels.
+void cut_causal_conv1d(const Shape& shape, int workers, Plan* plan) {
+  if (shape.sequences == 0) return;
+  const int64_t elements = (shape.tokens + shape.sequences * shape.state_length) * shape.V;
+  const int64_t most = std::max<int64_t>(1, elements / kElementsPerTask);
+  const int64_t tasks = workers <= 1 ? 1 : std::min(most, kTasksPerWorker * workers);
+  const int64_t ranges = std::clamp<int64_t>(shape.tokens, 1, tasks);
+  plan->parts = std::min((tasks + ranges - 1) / ranges, cpu::units_of(shape.V));
+  plan->tasks = ranges * plan->parts;
+}
+
+ConvSplit conv_split_of(const Shape& shape, const Plan& plan) {
+  return {shape.tokens, plan.tasks / plan.parts, shape.V, plan.parts};
+}
+
 bool takes_bf16(const Shape& shape, const Kernels& kernels) {
   const bool permitted = shape.compute == Compute::kBF16 ||
                          (shape.compute == Compute::kAuto && shape.dtype == DType::kBF16);
@@ -110,6 +126,14 @@ Status plan_cpu(const Shape& shape, const PlanRequest& request, Plan* plan) {
     case Op::kSolveTril:
       plan->tasks = shape.sequences;
       plan->workspace_bytes_per_worker = kernels->solve_tril_scratch(shape);
+      break;
+    case Op::kRmsNormGated:
+      plan->tasks = row_tasks(shape.sequences, shape.K);
+      plan->workspace_bytes_per_worker = kernels->rms_norm_gated_scratch(shape);
+      break;
+    case Op::kCausalConv1d:
+      cut_causal_conv1d(shape, request.workers, plan);
+      plan->workspace_bytes_per_worker = kernels->causal_conv1d_scratch(shape);
       break;
   }
   return {};
@@ -159,27 +183,27 @@ Status run_replay(const Call& call, const ReplayProblem& problem) {
   return {};
 }
 
-// Runs rows(begin, end) over all rows.
+// Runs rows(begin, end, worker) over all rows.
 template <class Rows>
 void for_each_row_range(const Call& call, int64_t count, int64_t row_elements, const Rows& rows) {
   const int64_t per_task = rows_per_task(row_elements);
-  call.for_each_task([&](int64_t task, int) {
+  call.for_each_task([&](int64_t task, int worker) {
     const cpu::FlushDenormals mode;
-    rows(task * per_task, std::min(count, (task + 1) * per_task));
+    rows(task * per_task, std::min(count, (task + 1) * per_task), worker);
   });
 }
 
 Status run_gating(const Call& call, const GatingProblem& problem) {
   const Kernels& kernels = kernels_of(call.plan);
   for_each_row_range(call, problem.shape.tokens, problem.shape.value_heads,
-                     [&](int64_t begin, int64_t end) { kernels.gating(problem, begin, end); });
+                     [&](int64_t begin, int64_t end, int) { kernels.gating(problem, begin, end); });
   return {};
 }
 
 Status run_l2norm(const Call& call, const L2normProblem& problem) {
   const Kernels& kernels = kernels_of(call.plan);
   for_each_row_range(call, problem.shape.sequences, problem.shape.K,
-                     [&](int64_t begin, int64_t end) { kernels.l2norm(problem, begin, end); });
+                     [&](int64_t begin, int64_t end, int) { kernels.l2norm(problem, begin, end); });
   return {};
 }
 
@@ -189,6 +213,26 @@ Status run_solve_tril(const Call& call, const SolveTrilProblem& problem) {
     const cpu::FlushDenormals mode;
     kernels.solve_tril(problem, task, call.worker_workspace(worker));
   });
+  return {};
+}
+
+Status run_rms_norm_gated(const Call& call, const RmsNormGatedProblem& problem) {
+  const Kernels& kernels = kernels_of(call.plan);
+  for_each_row_range(call, problem.shape.sequences, problem.shape.K,
+                     [&](int64_t begin, int64_t end, int worker) {
+                       kernels.rms_norm_gated(problem, begin, end, call.worker_workspace(worker));
+                     });
+  return {};
+}
+
+Status run_causal_conv1d(const Call& call, const CausalConv1dProblem& problem) {
+  const ConvSplit split = conv_split_of(problem.shape, call.plan);
+  const Kernels& kernels = kernels_of(call.plan);
+  call.for_each_task([&](int64_t task, int worker) {
+    const cpu::FlushDenormals mode;
+    kernels.causal_conv1d(problem, split, task, call.worker_workspace(worker));
+  });
+  zero_tail(problem.y, problem.sequences, problem.shape);
   return {};
 }
 
@@ -206,6 +250,8 @@ const Backend& cpu_backend() {
       .gating = &run_gating,
       .l2norm = &run_l2norm,
       .solve_tril = &run_solve_tril,
+      .rms_norm_gated = &run_rms_norm_gated,
+      .causal_conv1d = &run_causal_conv1d,
   };
   return backend;
 }

@@ -58,13 +58,16 @@ HWY_INLINE Vec sigmoid(Vec x) {
   return hn::Div(one, hn::Add(one, exp(hn::Neg(x))));
 }
 
+// x sigmoid(x).
+HWY_INLINE Vec silu(Vec x) { return hn::Div(x, hn::Add(hn::Set(F32(), 1.0f), exp(hn::Neg(x)))); }
+
 // Gates are handled this many at a time.
 constexpr int64_t kGateBlock = 64;
 struct alignas(64) GateBuffer {
   float x[kGateBlock] = {};
 };
 
-// n <= kGateBlock elements of any float dtype, `stride` apart, to floats and back.
+// n elements of any float dtype, `stride` apart, to floats and back.
 HWY_INLINE void gather(const std::byte* from, DType dtype, int64_t stride, int64_t n, float* to) {
   with_element(dtype, [&](auto element) {
     using T = decltype(element);

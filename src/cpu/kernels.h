@@ -57,6 +57,30 @@ struct Split {
   }
 };
 
+// How the work of the convolution is cut: a task is a range of the rows (the tokens of all
+// sequences, one sequence after the other) and a range of the channels. Every output depends on its
+// own W inputs alone, so that no split changes a bit.
+struct ConvSplit {
+  int64_t rows = 0;
+  int64_t ranges = 1;    // of rows
+  int64_t channels = 1;  // D
+  int64_t parts = 1;     // of channels
+
+  struct Task {
+    int64_t first_row, end_row;
+    bool last;  // the last range: sequences without tokens at the end are its own
+    int64_t first_channel, end_channel;
+  };
+  Task task(int64_t i) const {
+    const int64_t range = i / parts, part = i % parts;
+    return {rows * range / ranges, rows * (range + 1) / ranges, range == ranges - 1,
+            first_channel(part), first_channel(part + 1)};
+  }
+  int64_t first_channel(int64_t part) const {
+    return std::min(channels, units_of(channels) * part / parts * kUnit);
+  }
+};
+
 // Every function runs one task in `scratch`, memory of the worker that is aligned to 64 bytes and
 // has the size the matching *_scratch function states. None throws.
 struct Kernels {
@@ -87,6 +111,14 @@ struct Kernels {
   // One matrix.
   size_t (*solve_tril_scratch)(const Shape& shape);
   void (*solve_tril)(const SolveTrilProblem& problem, int64_t matrix, std::byte* scratch);
+  // Rows [begin, end) of the flattened leading axes.
+  size_t (*rms_norm_gated_scratch)(const Shape& shape);
+  void (*rms_norm_gated)(const RmsNormGatedProblem& problem, int64_t begin, int64_t end,
+                         std::byte* scratch);
+
+  size_t (*causal_conv1d_scratch)(const Shape& shape);
+  void (*causal_conv1d)(const CausalConv1dProblem& problem, const ConvSplit& split, int64_t task,
+                        std::byte* scratch);
 };
 
 // The instruction sets of this build, the preferred first; the last is supported everywhere.

@@ -3,9 +3,9 @@
 GDN_BEFORE_KERNELS()
 namespace gdn::cpu::GDN_ISA {
 
-// 1 / sqrt(sum x^2 + eps) in float32. Four vectors of partial sums: their order depends on n alone.
+// In float32, four vectors of partial sums: their order depends on n alone.
 template <class T>
-HWY_INLINE float inverse_norm(const T* x, int64_t n, float eps) {
+HWY_INLINE float sum_of_squares(const T* x, int64_t n) {
   const F32 d;
   Vec sums[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
   int64_t i = 0;
@@ -20,7 +20,13 @@ HWY_INLINE float inverse_norm(const T* x, int64_t n, float eps) {
     sums[part] = hn::MulAdd(y, y, sums[part]);
   }
   const Vec sum = hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3]));
-  return 1.0f / std::sqrt(hn::GetLane(hn::SumOfLanes(d, sum)) + eps);
+  return hn::GetLane(hn::SumOfLanes(d, sum));
+}
+
+// 1 / sqrt(sum x^2 + eps).
+template <class T>
+HWY_INLINE float inverse_norm(const T* x, int64_t n, float eps) {
+  return 1.0f / std::sqrt(sum_of_squares(x, n) + eps);
 }
 
 template <class From, class To>
@@ -29,12 +35,6 @@ HWY_INLINE void scale_row(const From* x, int64_t n, float factor, To* y) {
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) store(hn::Mul(load(x + i), f), y + i);
   if (i < n) store_n(hn::Mul(load_n(x + i, n - i), f), y + i, n - i);
-}
-
-// Element offset of row i of the flattened leading axes.
-HWY_INLINE int64_t row_offset(const int64_t (&extents)[3], const int64_t (&strides)[3], int64_t i) {
-  return i / (extents[1] * extents[2]) * strides[0] + i / extents[2] % extents[1] * strides[1] +
-         i % extents[2] * strides[2];
 }
 
 inline void l2norm(const L2normProblem& problem, int64_t begin, int64_t end) {

@@ -3,7 +3,9 @@
 GDN_BEFORE_KERNELS()
 namespace gdn::cpu::GDN_ISA {
 
-constexpr int kStrip = 4;  // vectors: eight accumulators, and four columns loaded, fit 16 registers
+// Vectors of a strip: sixteen accumulators on AVX-512, where a row of 128 columns is then read as a
+// whole, in memory order; else eight, which fit 16 registers.
+constexpr int kStrip = kLanes == 16 ? 8 : 4;
 
 // Rows summed in registers before they join the strip's sums: partial sums, against rounding.
 constexpr int64_t kSumRows = 16;
@@ -81,36 +83,42 @@ HWY_INLINE void step_strip(const From* from, int64_t from_stride, To* to, int64_
                                  columns.v_new, K, n);
 }
 
+// Calls strip(vectors, whole, first column, columns of a cut vector) for the strips of a range.
+template <class Strip>
+HWY_INLINE void for_each_strip(int64_t width, const Strip& strip) {
+  int64_t c = 0;
+  for (; c + kStrip * kLanes <= width; c += kStrip * kLanes) {
+    strip(std::integral_constant<int, kStrip>(), std::true_type(), c, kLanes);
+  }
+  if (c + 4 * kLanes <= width) {
+    strip(std::integral_constant<int, 4>(), std::true_type(), c, kLanes);
+    c += 4 * kLanes;
+  }
+  for (; c + kLanes <= width; c += kLanes) {
+    strip(std::integral_constant<int, 1>(), std::true_type(), c, kLanes);
+  }
+  if (c < width) strip(std::integral_constant<int, 1>(), std::false_type(), c, width - c);
+}
+
 template <class From, class To>
 HWY_NOINLINE void step_columns(const From* from, int64_t from_stride, To* to, int64_t to_stride,
                                const Token& token, const TokenColumns& columns, int64_t K,
                                int64_t width) {
-  int64_t c = 0;
-  const auto rest = [&] { return TokenColumns{columns.v + c, columns.v_new + c, columns.out + c}; };
-  const auto target = [&] { return to == nullptr ? nullptr : to + c; };
-  for (; c + kStrip * kLanes <= width; c += kStrip * kLanes) {
-    step_strip<kStrip, true>(from + c, from_stride, target(), to_stride, token, rest(), K, kLanes);
-  }
-  for (; c + kLanes <= width; c += kLanes) {
-    step_strip<1, true>(from + c, from_stride, target(), to_stride, token, rest(), K, kLanes);
-  }
-  if (c < width) {
-    step_strip<1, false>(from + c, from_stride, target(), to_stride, token, rest(), K, width - c);
-  }
+  for_each_strip(width, [&](auto vectors, auto whole, int64_t c, int64_t n) {
+    step_strip<vectors(), whole()>(from + c, from_stride, to == nullptr ? to : to + c, to_stride,
+                                   token, {columns.v + c, columns.v_new + c, columns.out + c}, K,
+                                   n);
+  });
 }
 
 template <class From, class To>
 HWY_NOINLINE void fold_columns(const From* from, int64_t from_stride, To* to, int64_t to_stride,
                                const float* k, float decay, const float* v_new, int64_t K,
                                int64_t width) {
-  int64_t c = 0;
-  for (; c + kLanes <= width; c += kLanes) {
-    update_strip<1, true>(from + c, from_stride, to + c, to_stride, k, decay, v_new + c, K, kLanes);
-  }
-  if (c < width) {
-    update_strip<1, false>(from + c, from_stride, to + c, to_stride, k, decay, v_new + c, K,
-                           width - c);
-  }
+  for_each_strip(width, [&](auto vectors, auto whole, int64_t c, int64_t n) {
+    update_strip<vectors(), whole()>(from + c, from_stride, to + c, to_stride, k, decay, v_new + c,
+                                     K, n);
+  });
 }
 
 }  // namespace gdn::cpu::GDN_ISA

@@ -3,11 +3,13 @@
 
 #include <vector>
 
+#include "reference/causal_conv1d.h"
 #include "reference/chunked.h"
 #include "reference/gating.h"
 #include "reference/l2norm.h"
 #include "reference/recurrent.h"
 #include "reference/replay.h"
+#include "reference/rms_norm_gated.h"
 #include "reference/solve_tril.h"
 #include "reference/tasks.h"
 #include "reference/tensor_io.h"
@@ -40,6 +42,8 @@ Status plan_reference(const Shape& shape, const PlanRequest&, Plan* plan) {
     case Op::kGating:
     case Op::kL2norm:
     case Op::kSolveTril:
+    case Op::kRmsNormGated:
+    case Op::kCausalConv1d:
       plan->tasks = shape.sequences;
       break;
   }
@@ -116,6 +120,26 @@ Status run_solve_tril(const Call& call, const SolveTrilProblem& problem) {
   return {};
 }
 
+Status run_rms_norm_gated(const Call& call, const RmsNormGatedProblem& problem) {
+  const std::vector<double> rows(static_cast<size_t>(3 * problem.shape.K));
+  auto buffers = per_worker(call, rows);
+  call.for_each_task([&](int64_t i, int worker) {
+    reference::rms_norm_gated(problem, i, buffers[static_cast<size_t>(worker)].data());
+  });
+  return {};
+}
+
+Status run_causal_conv1d(const Call& call, const CausalConv1dProblem& problem) {
+  const std::vector<double> inputs(
+      static_cast<size_t>(reference::causal_conv1d_buffer(problem.shape)));
+  auto buffers = per_worker(call, inputs);
+  call.for_each_task([&](int64_t n, int worker) {
+    reference::causal_conv1d(problem, n, buffers[static_cast<size_t>(worker)].data());
+  });
+  zero_tail(problem.y, problem.sequences, problem.shape);
+  return {};
+}
+
 }  // namespace
 
 const Backend& reference_backend() {
@@ -130,6 +154,8 @@ const Backend& reference_backend() {
       .gating = &run_gating,
       .l2norm = &run_l2norm,
       .solve_tril = &run_solve_tril,
+      .rms_norm_gated = &run_rms_norm_gated,
+      .causal_conv1d = &run_causal_conv1d,
   };
   return backend;
 }

@@ -26,6 +26,8 @@ double softplus(double x, double beta, double threshold) {
 
 double sigmoid(double x) { return 1.0 / (1.0 + std::exp(-x)); }
 
+double silu(double x) { return x * sigmoid(x); }
+
 double log_decay(const GateInputs& gates, const Sequence& s, int64_t t, int64_t head) {
   if (gates.g.given()) return load(gates.g, s, t, head);
   const double bias = gates.dt_bias.given() ? load(gates.dt_bias, head) : 0.0;

@@ -13,6 +13,9 @@ double softplus(double x, double beta, double threshold);
 
 double sigmoid(double x);
 
+// x sigmoid(x).
+double silu(double x);
+
 // g of a token and value head: given, or -exp(A_log) softplus(a + dt_bias). As it is: -inf means
 // forget (exp(-inf) = 0), NaN stays NaN, nothing is clamped.
 double log_decay(const GateInputs& gates, const Sequence& s, int64_t t, int64_t head);

@@ -94,15 +94,9 @@ double residual(const double* L, const double* X, int64_t n) {
 
 void solve_tril(const SolveTrilProblem& problem, int64_t matrix, double* buffer) {
   const int64_t n = problem.shape.K;
-  int64_t lower_offset = 0, inverse_offset = 0, residual_offset = 0;
-  int64_t rest = matrix;
-  for (int axis = 2; axis >= 0; --axis) {
-    const int64_t i = rest % problem.extents[axis];
-    rest /= problem.extents[axis];
-    lower_offset += i * problem.lower_strides[axis];
-    inverse_offset += i * problem.inverse_strides[axis];
-    residual_offset += i * problem.residual_strides[axis];
-  }
+  const int64_t lower_offset = row_offset(problem.extents, problem.lower_strides, matrix);
+  const int64_t inverse_offset = row_offset(problem.extents, problem.inverse_strides, matrix);
+  const int64_t residual_offset = row_offset(problem.extents, problem.residual_strides, matrix);
   const int64_t element = size_of(problem.dtype);
   double* L = buffer;
   double* X = L + n * n;

@@ -250,7 +250,7 @@ TYPED_TEST(CheckDeltaRule, OptionsAndStates) {
          c.args.q.data = c.args.initial_state.data;
        },
        "final_state overlaps q, expected memory of its own"},
-      {[](Call& c) { c.args.final_state.data = c.args.g.data; },
+      {[](Call& c) { c.args.g.data = c.args.final_state.data; },
        "final_state overlaps g, expected memory of its own"},
       {[](Call& c) {
          c.pool();

@@ -1,4 +1,4 @@
-// The checks of gating(), l2norm() and solve_tril().
+// The checks of gating(), l2norm(), rms_norm_gated() and solve_tril().
 #include <cmath>
 
 #include "check_support.h"
@@ -156,6 +156,85 @@ TEST(CheckL2norm, Errors) {
       {[](Call& c) { c.args.eps = -1; }, "eps is -1, expected a finite float32 of at least 0"},
       {[](Call& c) { c.args.eps = INFINITY; },
        "eps is inf, expected a finite float32 of at least 0"},
+  });
+}
+
+struct RmsNormGatedCall {
+  Memory memory;
+  RmsNormGatedArgs args;
+
+  RmsNormGatedCall() {
+    args.x = memory.input(DType::kBF16, {2, 3, 4, 8});
+    args.z = memory.input(DType::kBF16, {2, 3, 4, 8});
+    args.weight = memory.input(DType::kF32, {8});
+    args.y = memory.output(DType::kF16, {2, 3, 4, 8});
+  }
+};
+
+TEST(CheckRmsNormGated, Legal) {
+  RmsNormGatedCall call;
+  const RmsNormGatedProblem problem = expect_ok(call);
+  EXPECT_EQ(problem.shape.op, Op::kRmsNormGated);
+  EXPECT_EQ(problem.shape.sequences, 24);
+  EXPECT_EQ(problem.shape.K, 8);
+  EXPECT_EQ(problem.extents[1], 3);
+  EXPECT_EQ(problem.z_strides[0], 96);
+  EXPECT_EQ(problem.dtype, DType::kBF16);
+  EXPECT_EQ(problem.y_dtype, DType::kF16);
+  using Call = RmsNormGatedCall;
+  expect_legal<Call>({
+      {"one row",
+       [](Call& c) {
+         for (TensorView* view : {&c.args.x, &c.args.z, &c.args.y}) {
+           view->rank = 1;
+           view->shape[0] = 8;
+           view->strides[0] = 1;
+         }
+       }},
+      {"no rows",
+       [](Call& c) {
+         for (TensorView* view : {&c.args.x, &c.args.z, &c.args.y}) {
+           view->shape[1] = 0;
+           view->data = nullptr;
+         }
+       }},
+      {"x is z", [](Call& c) { c.args.z = c.args.x; }},
+      {"a broadcast z", [](Call& c) { c.args.z.strides[1] = 0; }},
+      {"a strided weight",
+       [](Call& c) {
+         c.args.weight = c.memory.input(DType::kF16, {16}).with_strides({2});
+         c.args.weight.shape[0] = 8;
+       }},
+      {"eps 0", [](Call& c) { c.args.eps = 0; }},
+  });
+}
+
+TEST(CheckRmsNormGated, Errors) {
+  using Call = RmsNormGatedCall;
+  expect_errors<Call>({
+      {[](Call& c) { c.args.x = {}; }, "x is absent, expected a tensor [...,D] of 1 to 4 axes"},
+      {[](Call& c) { c.args.x.dtype = DType::kI32; },
+       "x has dtype int32, expected float32, bfloat16 or float16"},
+      {[](Call& c) { c.args.x.shape[3] = 0; }, "x has D = 0, expected at least 1"},
+      {[](Call& c) { c.args.x.strides[3] = 2; },
+       "x has strides [96,32,8,2] for shape [2,3,4,8], expected a contiguous last axis"},
+      {[](Call& c) { c.args.z = {}; }, "z is absent, expected a tensor [2,3,4,8]"},
+      {[](Call& c) { c.args.z.shape[2] = 3; }, "z has shape [2,3,3,8], expected [2,3,4,8]"},
+      {[](Call& c) { c.args.z.dtype = DType::kF16; },
+       "z has dtype float16, expected bfloat16, the dtype of x"},
+      {[](Call& c) { c.args.weight = {}; }, "weight is absent, expected a tensor [8]"},
+      {[](Call& c) { c.args.weight.shape[0] = 4; }, "weight has shape [4], expected [8]"},
+      {[](Call& c) { c.args.weight.dtype = DType::kI64; },
+       "weight has dtype int64, expected float32, bfloat16 or float16"},
+      {[](Call& c) { c.args.y.shape[0] = 1; }, "y has shape [1,3,4,8], expected [2,3,4,8]"},
+      {[](Call& c) { c.args.y.strides[3] = 2; },
+       "y has strides [96,32,8,2] for shape [2,3,4,8], expected a contiguous last axis"},
+      {[](Call& c) { c.args.y = c.args.z; }, "y overlaps z, expected memory of its own"},
+      {[](Call& c) { c.args.y.data = c.args.x.data; }, "y overlaps x, expected memory of its own"},
+      {[](Call& c) { c.args.eps = std::nan(""); },
+       "eps is nan, expected a finite float32 of at least 0"},
+      {[](Call& c) { c.args.weight.device = DeviceType::kCUDA; },
+       "weight is on CUDA, expected CPU, where x is"},
   });
 }
 

@@ -146,11 +146,11 @@ TEST(CheckReplayVerify, OnlyItsOwn) {
        "record_k has M = 2, expected at least 3, the tokens of the longest sequence"},
       {[](Call& c) { c.args.record_g.strides[0] = 0; },
        "record_g has strides [0,4,1] for shape [5,3,4], expected elements that do not overlap"},
-      {[](Call& c) { c.args.record_v.data = c.args.v.data; },
+      {[](Call& c) { c.args.v.data = c.args.record_v.data; },
        "record_v overlaps v, expected memory of its own"},
       {[](Call& c) { c.args.record_g.data = c.args.record_v.data; },
        "record_g overlaps record_v, expected memory of its own"},
-      {[](Call& c) { c.args.state.data = c.args.out.data; },
+      {[](Call& c) { c.args.out.data = c.args.state.data; },
        "state overlaps out, expected memory of its own"},
   });
 }

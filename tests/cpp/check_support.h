@@ -96,6 +96,8 @@ GDN_OPERATOR(ReplayCommitArgs, ReplayProblem, replay_commit, kReplayCommit)
 GDN_OPERATOR(GatingArgs, GatingProblem, gating, kGating)
 GDN_OPERATOR(L2normArgs, L2normProblem, l2norm, kL2norm)
 GDN_OPERATOR(SolveTrilArgs, SolveTrilProblem, solve_tril, kSolveTril)
+GDN_OPERATOR(RmsNormGatedArgs, RmsNormGatedProblem, rms_norm_gated, kRmsNormGated)
+GDN_OPERATOR(CausalConv1dArgs, CausalConv1dProblem, causal_conv1d, kCausalConv1d)
 #undef GDN_OPERATOR
 
 // A call is a struct of `memory` and `args` that is right when it is made.

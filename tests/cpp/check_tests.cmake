@@ -1,6 +1,7 @@
 # Every message of every check, over the library's objects.
 add_executable(check_test
   check_allocation_test.cc
+  check_causal_conv1d_test.cc
   check_delta_rule_test.cc
   check_elementwise_test.cc
   check_overlap_test.cc
