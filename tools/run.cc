@@ -39,7 +39,8 @@ constexpr Flag kFlags[] = {
     {"compute", "--compute", "Operands of the matrix products: auto, fp32 or bf16"},
     {"chunk_size", "--chunk-size", "Of the reference's staged pipeline"},
     {"checkpoint_every", "--checkpoint-every", "Keep the state after so many tokens each"},
-    {"eps", "--eps", "Of l2norm"},
+    {"eps", "--eps", "Of l2norm and rms_norm_gated"},
+    {"silu", "--silu,!--no-silu", "After causal_conv1d", true},
     {"method", "--method", "Of solve_tril: exact or neumann"},
     {"iterations", "--iterations", "Of neumann"},
 };
@@ -148,8 +149,10 @@ int report(const Options& o, const Plan& plan, const Outputs& outputs) {
   Table table({"tensor", "dtype", "shape"});
   for (const auto& [name, tensor] : outputs.tensors()) {
     std::string shape;
-    for (int64_t extent : tensor.shape())
-      shape += (shape.empty() ? "" : ",") + std::to_string(extent);
+    for (int64_t extent : tensor.shape()) {
+      if (!shape.empty()) shape += ',';
+      shape += std::to_string(extent);
+    }
     table.add({name, name_of(tensor.dtype()), shape});
   }
   table.print();
@@ -214,6 +217,8 @@ void for_each_operator(const Visit& visit) {
                                    {"state", "num_accepted", "record_k", "record_v", "record_g"}});
   visit(Operator<GatingArgs>{"gating", &gating, {"a", "A_log"}});
   visit(Operator<L2normArgs>{"l2norm", &l2norm, {"x"}});
+  visit(Operator<CausalConv1dArgs>{"causal_conv1d", &causal_conv1d, {"x", "weight"}});
+  visit(Operator<RmsNormGatedArgs>{"rms_norm_gated", &rms_norm_gated, {"x", "z", "weight"}});
   visit(Operator<SolveTrilArgs>{"solve_tril", &solve_tril, {"lower"}});
 }
 
@@ -270,7 +275,7 @@ void add_run(CLI::App& app, Action* action) {
                                   : command->add_option(flag.flags, given.text, flag.help);
   }
   command->add_flag("--no-final-state", o->no_final_state,
-                    "Of chunk and recurrent: leave the final state out");
+                    "Of chunk, recurrent and causal_conv1d: leave it out");
   add_threads(command, &o->threads);
   add_kernel(command, &o->kernel);
   add_json(command, &o->json);

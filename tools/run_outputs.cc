@@ -1,6 +1,7 @@
 #include "run_outputs.h"
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "command.h"
@@ -14,10 +15,10 @@ std::vector<int64_t> shape_of(const TensorView& view) {
   return {view.shape, view.shape + std::max(0, view.rank)};
 }
 
-// Of the sequences that the arguments name.
-int64_t sequences_of(const DeltaRuleArgs& args) {
-  if (!args.cu_seqlens.given()) return args.q.shape[0];
-  return args.cu_seqlens.rank == 1 ? std::max<int64_t>(0, args.cu_seqlens.shape[0] - 1) : 0;
+// How many there are, in packed tokens or in rows of a batch.
+int64_t sequences_of(const TensorView& cu_seqlens, const TensorView& tokens) {
+  if (!cu_seqlens.given()) return tokens.shape[0];
+  return cu_seqlens.rank == 1 ? std::max<int64_t>(0, cu_seqlens.shape[0] - 1) : 0;
 }
 
 std::vector<int64_t> states_shape(const DeltaRuleArgs& args, int64_t slots) {
@@ -26,7 +27,9 @@ std::vector<int64_t> states_shape(const DeltaRuleArgs& args, int64_t slots) {
   return {slots, HV, K, V};
 }
 
-DType state_dtype(const DeltaRuleArgs& args) {
+// Of states that the tool makes.
+template <class Args>
+DType state_dtype(const Args& args) {
   return args.initial_state.given() ? args.initial_state.dtype : DType::kF32;
 }
 
@@ -49,31 +52,37 @@ TensorView Outputs::copy(const std::string& name, const TensorView& view) {
   return tensors_.back().second.view();
 }
 
-void Outputs::delta_rule(DeltaRuleArgs* args, const TensorView& final_state,
-                         bool keep_final_state) {
-  args->out = like("out", args->q.dtype, args->v);
-  if (final_state.given()) {
-    args->final_state = copy("final_state", final_state);
-  } else if (!keep_final_state) {
-    return;
-  } else if (args->final_state_indices.given()) {
-    if (!args->initial_state.given()) {
-      throw Mistake(
-          "final_state_indices name slots of a pool, expected initial_state or final_state, from "
-          "which it starts");
+template <class Args>
+void Outputs::final_states(Args* args, const TensorView& start, std::vector<int64_t> shape) {
+  if (start.given()) {
+    args->final_state = copy("final_state", start);
+  } else if (!args->final_state_indices.given()) {
+    if (!shape.empty()) {
+      args->final_state = make("final_state", state_dtype(*args), std::move(shape));
     }
+  } else if (args->initial_state.given()) {
     args->final_state = copy("final_state", args->initial_state);
-  } else if (args->q.rank == 4 && args->v.rank == 4) {
-    args->final_state =
-        make("final_state", state_dtype(*args), states_shape(*args, sequences_of(*args)));
+  } else {
+    throw Mistake(
+        "final_state_indices name slots of a pool, expected initial_state or final_state, from "
+        "which it starts");
   }
+}
+
+void Outputs::delta_rule(DeltaRuleArgs* args, const TensorView& start, bool keep_final_state) {
+  args->out = like("out", args->q.dtype, args->v);
+  if (!keep_final_state) return;
+  std::vector<int64_t> shape;
+  if (args->q.rank == 4 && args->v.rank == 4)
+    shape = states_shape(*args, sequences_of(args->cu_seqlens, args->q));
+  final_states(args, start, std::move(shape));
 }
 
 // checkpoint_cu, where it is not given, follows from the lengths.
 void Outputs::checkpoints(ChunkArgs* args) {
   if (args->checkpoint_every <= 0 || args->q.rank != 4 || args->v.rank != 4) return;
   if (!args->checkpoint_cu.given()) {
-    const int64_t N = sequences_of(*args);
+    const int64_t N = sequences_of(args->cu_seqlens, args->q);
     const TensorView cu = make("checkpoint_cu", DType::kI64, {N + 1});
     auto* rows = static_cast<int64_t*>(cu.data);
     const Tensor seqlens = args->cu_seqlens.given() ? Tensor::copy_of(args->cu_seqlens) : Tensor();
@@ -93,13 +102,13 @@ void Outputs::checkpoints(ChunkArgs* args) {
   args->checkpoints = make("checkpoints", state_dtype(*args), states_shape(*args, rows));
 }
 
-void Outputs::allocate(ChunkArgs* args, const TensorView& final_state, bool keep_final_state) {
-  delta_rule(args, final_state, keep_final_state);
+void Outputs::allocate(ChunkArgs* args, const TensorView& start, bool keep_final_state) {
+  delta_rule(args, start, keep_final_state);
   checkpoints(args);
 }
 
-void Outputs::allocate(RecurrentArgs* args, const TensorView& final_state, bool keep_final_state) {
-  delta_rule(args, final_state, keep_final_state);
+void Outputs::allocate(RecurrentArgs* args, const TensorView& start, bool keep_final_state) {
+  delta_rule(args, start, keep_final_state);
 }
 
 void Outputs::allocate(ReplayVerifyArgs* args, const TensorView&, bool) {
@@ -121,6 +130,22 @@ void Outputs::allocate(GatingArgs* args, const TensorView&, bool) {
 
 void Outputs::allocate(L2normArgs* args, const TensorView&, bool) {
   args->y = like("y", args->x.dtype, args->x);
+}
+
+void Outputs::allocate(RmsNormGatedArgs* args, const TensorView&, bool) {
+  args->y = like("y", args->x.dtype, args->x);
+}
+
+void Outputs::allocate(CausalConv1dArgs* args, const TensorView& start, bool keep_final_state) {
+  args->y = like("y", args->x.dtype, args->x);
+  if (!keep_final_state) return;
+  std::vector<int64_t> shape;
+  if (args->x.rank == 3 && args->weight.rank == 2) {
+    const bool given = args->initial_state.rank == 3;  // its history may be longer than needed
+    shape = {sequences_of(args->cu_seqlens, args->x), args->x.shape[2],
+             given ? args->initial_state.shape[2] : args->weight.shape[1] - 1};
+  }
+  final_states(args, start, std::move(shape));
 }
 
 void Outputs::allocate(SolveTrilArgs* args, const TensorView&, bool) {

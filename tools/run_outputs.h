@@ -21,14 +21,16 @@ constexpr bool has_final_state =
 // updates are copied first.
 class Outputs {
  public:
-  // `final_state` is what the pool of final states starts as: by default initial_state where
-  // final_state_indices name slots of it, and a slot a sequence otherwise.
-  void allocate(ChunkArgs* args, const TensorView& final_state, bool keep_final_state);
-  void allocate(RecurrentArgs* args, const TensorView& final_state, bool keep_final_state);
+  // `start` is what the pool of final states starts as; not given: initial_state where
+  // final_state_indices are given, and else there is a new slot for every sequence.
+  void allocate(ChunkArgs* args, const TensorView& start, bool keep_final_state);
+  void allocate(RecurrentArgs* args, const TensorView& start, bool keep_final_state);
   void allocate(ReplayVerifyArgs* args, const TensorView&, bool);
   void allocate(ReplayCommitArgs* args, const TensorView&, bool);
   void allocate(GatingArgs* args, const TensorView&, bool);
   void allocate(L2normArgs* args, const TensorView&, bool);
+  void allocate(RmsNormGatedArgs* args, const TensorView&, bool);
+  void allocate(CausalConv1dArgs* args, const TensorView& start, bool keep_final_state);
   void allocate(SolveTrilArgs* args, const TensorView&, bool);
 
   const std::deque<std::pair<std::string, verify::Tensor>>& tensors() const { return tensors_; }
@@ -37,7 +39,9 @@ class Outputs {
   TensorView make(const std::string& name, DType dtype, std::vector<int64_t> shape);
   TensorView like(const std::string& name, DType dtype, const TensorView& view);
   TensorView copy(const std::string& name, const TensorView& view);
-  void delta_rule(DeltaRuleArgs* args, const TensorView& final_state, bool keep_final_state);
+  void delta_rule(DeltaRuleArgs* args, const TensorView& start, bool keep_final_state);
+  template <class Args>
+  void final_states(Args* args, const TensorView& start, std::vector<int64_t> shape);
   void checkpoints(ChunkArgs* args);
 
   std::deque<std::pair<std::string, verify::Tensor>> tensors_;
