@@ -1,5 +1,5 @@
 // What every kernel of an instruction set builds on: vectors of float, loads and stores of the
-// three float dtypes, exp, transposes, and the matrix tile. Included by all_kernels-inl.h, once per
+// three float dtypes, exp, transposes. Included by all_kernels-inl.h, once per
 // target file, inside no namespace.
 
 #include "half.h"
