@@ -259,6 +259,8 @@ TEST_F(CliRunTest, Mistakes) {
   expect_mistake(line("--op chunk --layout vk --chunk-size 0"), "gdn.chunk: chunk_size");
   expect_mistake(line("--op chunk --layout vk --kernel fpga"), "fpga");
   expect_mistake(line("--op chunk --layout vk --prefix layer0."), "\"layer0.q\"");
+  expect_mistake(line("--op gating --no-final-state"), "no option of gating");
+  expect_mistake(line("--op chunk --no-final-state"), "--layout vk or kv");
   expect_mistake(line("--op l2norm"), "argument of l2norm");
   expect_mistake("run '" + in() + "' /nowhere/out --op chunk --layout vk", "/nowhere/out");
   write(args, {{"state_layout", "vk"}, {"scael", "1"}});
