@@ -121,6 +121,8 @@ TEST_F(CliTrilTest, Mistakes) {
   expect_mistake("tril --kernel fpga", "fpga");
   expect_mistake("tril --data /nowhere", "/nowhere");
   expect_mistake("tril --file /nowhere", "/nowhere");
+  expect_mistake("tril --file '" GDN_DATA_DIR "/gdn_captures.safetensors' --prefix layer1.",
+                 "\"layer1.k\"");
   expect_mistake(study("--chunks 16 --iterations 1 --svg /nowhere/plot.svg"), "--svg");
 }
 
