@@ -89,6 +89,16 @@ HWY_INLINE void stream(Vec x, bf16* p) {
 }
 HWY_INLINE void stream(Vec x, f16* p) { store(x, p); }
 
+// Whether an output is stored past the caches: worth up to a tenth where it is too large to be
+// still there when it is read next, which is taken to be so from half of a common last-level cache.
+constexpr int64_t kStreamBytes = 16 << 20;
+inline bool stores_past_caches(const TokenTensor& out, int64_t elements) {
+  const int64_t size = size_of(out.dtype);
+  const auto aligned = [&](int64_t stride) { return stride * size % 64 == 0; };
+  return elements * size >= kStreamBytes && reinterpret_cast<uintptr_t>(out.data) % 64 == 0 &&
+         aligned(out.batch_stride) && aligned(out.token_stride) && aligned(out.head_stride);
+}
+
 // The first n < kLanes elements, zeros after them; nothing past them is read or written.
 template <class T>
 HWY_INLINE Vec load_n(const T* p, int64_t n) {
