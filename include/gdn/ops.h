@@ -213,11 +213,11 @@ GDN_API Status rms_norm_gated(Context& context, const RmsNormGatedArgs& args);
 // channel, the newest last; D and S may have any strides. Slots, padding and has_initial_state are
 // as in DeltaRuleArgs; a sequence shorter than S shifts its state.
 //
-// For speculative decoding there are two ways. With [N,M] indices it goes as for the recurrent state:
-// the state is read from column num_accepted[n] - 1, and the state after token t goes to column t of
-// final_state_indices. With one slot a sequence, num_accepted means that the slot was written by a
-// call with as many tokens T_n as this one and S >= W - 2 + T_n: its newest T_n - num_accepted[n]
-// inputs were not accepted and are dropped before the new tokens come in.
+// For speculative decoding there are two ways. With [N,M] indices it goes as for the recurrent
+// state: the state is read from column num_accepted[n] - 1, and the state after token t goes to
+// column t of final_state_indices. With one slot a sequence, num_accepted means that the slot was
+// written by a call with as many tokens T_n as this one and S >= W - 2 + T_n: its newest T_n -
+// num_accepted[n] inputs were not accepted and are dropped before the new tokens come in.
 struct CausalConv1dArgs {
   TensorView x;       // float [B,T,D]; last axis contiguous
   TensorView weight;  // float [D,W], W from 1 to 8

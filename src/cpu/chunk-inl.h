@@ -1,5 +1,5 @@
-// Prefill in float32: the fused chunk kernel. A task walks the chunks of its sequence with the state on
-// hand; u, w and the states between chunks never go to memory. The steps of a chunk, which
+// Prefill in float32: the fused chunk kernel. A task walks the chunks of its sequence with the
+// state on hand; u, w and the states between chunks never go to memory. The steps of a chunk, which
 // docs/algorithm.md derives:
 //
 // 1. pack_rows: k and q of the chunk to float rows and columns, l2-normalised on request.

@@ -14,8 +14,9 @@ struct ChunkGates {
   float attention[kChunk][kChunk];  // scale exp(G_i - G_j) (q_i . k_j), i >= j
 };
 
-// e^x, at most the largest float: a decay is multiplied with zeros, of the padding and of a state that
-// starts from nothing, and infinity would make them NaN. What is not zero overflows all the same.
+// e^x, at most the largest float: a decay is multiplied with zeros, of the padding and of a state
+// that starts from nothing, and infinity would make them NaN. What is not zero overflows all the
+// same.
 HWY_INLINE Vec finite_exp(Vec x) {
   const Vec most = hn::Set(F32(), std::numeric_limits<float>::max());
   const Vec y = exp(x);

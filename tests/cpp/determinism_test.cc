@@ -266,7 +266,8 @@ TEST(DeterminismOfParts, PrefillCutAtMultiplesOf64GivesTheBitsOfTheUncutCall) {
   });
 }
 
-// Large outputs go past the caches where their alignment allows it: of the two calls only the first.
+// Large outputs go past the caches where their alignment allows it: of the two calls only the
+// first.
 TEST(DeterminismOfParts, HowALargeOutputIsStoredChangesNoBit) {
   if (quick()) GTEST_SKIP() << "takes seconds under a sanitizer";
   for_each_kernel([](Context& context) {
