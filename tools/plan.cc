@@ -137,6 +137,25 @@ Status plan_of(const Context& context, const Options& o, Plan* plan) {
     args.y = memory.tensor(dtype, {l.batch, l.tokens, o.heads, o.K});
     return gdn::plan(context, args, plan);
   }
+  if (o.op == "rms_norm_gated") {
+    RmsNormGatedArgs args;
+    for (TensorView* view : {&args.x, &args.z, &args.y}) {
+      *view = memory.tensor(dtype, {l.batch, l.tokens, o.value_heads, o.V});
+    }
+    args.weight = memory.tensor(DType::kF32, {o.V});
+    return gdn::plan(context, args, plan);
+  }
+  if (o.op == "causal_conv1d") {  // of q, k and v together, width 4
+    const int64_t channels = 2 * o.heads * o.K + o.value_heads * o.V;
+    CausalConv1dArgs args;
+    args.x = memory.tensor(dtype, {l.batch, l.tokens, channels});
+    args.y = memory.tensor(dtype, {l.batch, l.tokens, channels});
+    args.weight = memory.tensor(DType::kF32, {channels, 4});
+    args.cu_seqlens = cu_seqlens_view(l);
+    args.initial_state = args.final_state =
+        memory.tensor(dtype_named(o.state_dtype), {l.sequences, channels, 3});
+    return gdn::plan(context, args, plan);
+  }
   SolveTrilArgs args;  // one matrix of 64 x 64 for every chunk of 64 tokens and value head
   const int64_t matrices = (l.batch * l.tokens + 63) / 64;
   args.lower = memory.tensor(dtype, {matrices, o.value_heads, 64, 64});
@@ -193,7 +212,7 @@ void add_plan(CLI::App& app, Action* action) {
   const auto o = std::make_shared<Options>();
   command->add_option("--op", o->op, "Operator")
       ->check(CLI::IsMember({"chunk", "recurrent", "replay_verify", "replay_commit", "gating",
-                             "l2norm", "solve_tril"}))
+                             "l2norm", "rms_norm_gated", "causal_conv1d", "solve_tril"}))
       ->capture_default_str();
   const CLI::Range count(int64_t{0}, int64_t{1} << 24), heads(int64_t{0}, int64_t{1} << 12);
   CLI::Option* tokens = command->add_option("--tokens,-T", o->tokens, "Tokens of each sequence")

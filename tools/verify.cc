@@ -61,6 +61,14 @@ constexpr NamedLine kLines[] = {
     {"state per token",
      "op=recurrent lengths=4,2,3 H=2 HV=4 K=64 V=128 dtype=bf16 indices=per_token layout=kv"},
     {"replay", "op=replay lengths=4,1,3 H=2 HV=4 K=128 V=128 states=in_place indices=pool32"},
+    {"ragged, in a pool",
+     "op=causal_conv1d lengths=200,1,0,64 D=320 indices=pool32 states=in_place padding=negative "
+     "silu=1"},
+    {"ragged, bf16, channels last",
+     "op=causal_conv1d lengths=2,150,3 D=200 dtype=bf16 state=bf16 final_state=bf16 bias=1 silu=1 "
+     "channels_last=1"},
+    {"speculative decode, one slot",
+     "op=causal_conv1d lengths=4,1,3 D=320 spare=3 indices=one_slot states=in_place silu=1"},
 };
 
 // The hard inputs that broke other implementations.

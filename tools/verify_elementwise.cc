@@ -1,4 +1,4 @@
-// gdn verify of gating, l2norm and solve_tril.
+// gdn verify of gating, l2norm, rms_norm_gated and solve_tril.
 #include <cmath>
 #include <utility>
 
@@ -77,6 +77,26 @@ void verify_l2norm(DType dtype, int64_t rows, int64_t D, Random* random, Collect
            by_reference(outputs, run), run, to);
 }
 
+void verify_rms_norm_gated(DType dtype, int64_t rows, int64_t D, Random* random, Collector* to) {
+  const Tensor x = drawn(dtype, {rows, D}, [&](int64_t i) {
+    return i / D % 7 == 0 ? 0 : random->normal() * std::exp(3 * random->normal());
+  });
+  const Tensor z = drawn(dtype, {rows, D}, [&](int64_t) { return 4 * random->normal(); });
+  const Tensor weight =
+      drawn(DType::kF32, {D}, [&](int64_t) { return 1 + 0.3 * random->normal(); });
+  const auto run = [&](Context& context, const std::vector<Tensor>& outputs) {
+    RmsNormGatedArgs args;
+    args.x = x.view();
+    args.z = z.view();
+    args.weight = weight.view();
+    args.y = outputs[0].view();
+    return rms_norm_gated(context, args);
+  };
+  const std::vector<Output> outputs = {{"y", dtype, {rows, D}}};
+  add_rows("rows of " + std::to_string(D), "rms_norm_gated", dtype, false, outputs,
+           by_reference(outputs, run), run, to);
+}
+
 void verify_random_gating(DType dtype, int64_t tokens, int64_t HV, Random* random, Collector* to) {
   const auto wide = [&](int64_t) { return 8 * random->normal(); };
   const Tensor a = drawn(dtype, {1, tokens, HV}, wide);
@@ -147,11 +167,14 @@ void verify_gating(const verify::Capture& capture, Collector* to) {
 
 void verify_elementwise(uint64_t seed, bool quick, Collector* to) {
   Random random(seed);
-  to->show("gating, l2norm, solve_tril");
+  to->show("gating, l2norm, rms_norm_gated, solve_tril");
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
     if (quick && dtype == DType::kF16) continue;
     verify_random_gating(dtype, quick ? 300 : 3000, 6, &random, to);
-    for (const int64_t D : {128, 200}) verify_l2norm(dtype, quick ? 200 : 2000, D, &random, to);
+    for (const int64_t D : {128, 200}) {
+      verify_l2norm(dtype, quick ? 200 : 2000, D, &random, to);
+      verify_rms_norm_gated(dtype, quick ? 200 : 2000, D, &random, to);
+    }
     const int64_t matrices = quick ? 4 : 24;
     verify_solve(dtype, matrices, 64, false, SolveMethod::kExact, &random, to);
     verify_solve(dtype, matrices, 64, true, SolveMethod::kExact, &random, to);

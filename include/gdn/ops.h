@@ -210,17 +210,22 @@ GDN_API Status rms_norm_gated(Context& context, const RmsNormGatedArgs& args);
 //
 // where the W - 1 tokens before the first come from the state (zeros without one). Prefill and
 // update by one or a few tokens are the same call. The state holds the last S >= W - 1 inputs of a
-// channel, the newest last; D and S may have any strides. Slots, padding and has_initial_state are
-// as in DeltaRuleArgs; a sequence shorter than S shifts its state.
+// channel, the newest last; D and S may have any strides, and S is the same in both states. A
+// sequence of fewer than S tokens keeps the newest inputs of the state it started from, one without
+// tokens all of them. Slots, padding and has_initial_state are as in DeltaRuleArgs.
 //
-// For speculative decoding there are two ways. With [N,M] indices it goes as for the recurrent
-// state: the state is read from column num_accepted[n] - 1, and the state after token t goes to
-// column t of final_state_indices. With one slot a sequence, num_accepted means that the slot was
-// written by a call with as many tokens T_n as this one and S >= W - 2 + T_n: its newest T_n -
-// num_accepted[n] inputs were not accepted and are dropped before the new tokens come in.
+// For speculative decoding there are two ways:
+// - As for the recurrent state, with [N,M] indices: the state is read from column
+//   num_accepted[n] - 1 of initial_state_indices, and that after token t goes to column t of
+//   final_state_indices.
+// - With one slot a sequence, num_accepted and [N] indices or none: the slot was written by a call
+//   with as many tokens T_n as this one, whose inputs that were not accepted, the newest
+//   T_n - num_accepted[n], are dropped before those of this call come in. S >= W - 2 + T_n, so that
+//   W - 1 are left. A sequence that reads no state, or has no tokens, does not look at
+//   num_accepted.
 struct CausalConv1dArgs {
   TensorView x;       // float [B,T,D]; last axis contiguous
-  TensorView weight;  // float [D,W], W from 1 to 8
+  TensorView weight;  // float [D,W] with any strides, W from 1 to 8
   TensorView bias;    // float [D], or absent
   TensorView y;       // float [B,T,D], dtype of x; written
   bool silu = false;  // activation: silu, or none
@@ -229,9 +234,9 @@ struct CausalConv1dArgs {
   TensorView initial_state;          // float [slots,D,S], or absent (zero)
   TensorView final_state;            // float [slots,D,S]; written; or absent. May be initial_state.
   TensorView initial_state_indices;  // int32 or int64 [N] or [N,M], or absent
-  TensorView final_state_indices;    // int32 or int64 [N] or [N,M], or absent
+  TensorView final_state_indices;    // int32 or int64 [N], or (not with one slot) [N,M]; or absent
   TensorView has_initial_state;      // bool [N], or absent
-  TensorView num_accepted;           // int32 or int64 [N], 1 to M or to T_n, or absent
+  TensorView num_accepted;           // int32 or int64 [N], 1 to M or 1 to T_n, or absent
   std::optional<int64_t> null_slot;
 };
 GDN_API Status causal_conv1d(Context& context, const CausalConv1dArgs& args);
