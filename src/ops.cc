@@ -3,12 +3,12 @@
 #include "gdn/ops.h"
 
 #include <cstdint>
-#include <exception>
 #include <new>
 #include <string>
 
 #include "backend.h"
 #include "check/check.h"
+#include "guarded.h"
 #include "plan.h"
 
 namespace gdn {
@@ -108,23 +108,6 @@ class Workspace {
  private:
   void* owned_ = nullptr;
 };
-
-// No exception crosses the API. The messages are short enough to need no allocation.
-template <class Body>
-Status guarded(const Body& body) {
-  try {
-    return body();
-  } catch (const std::bad_alloc&) {
-    return {StatusCode::kOutOfMemory, "out of memory"};
-  } catch (const std::exception& error) {
-    try {
-      return {StatusCode::kInternal, error.what()};
-    } catch (...) {
-    }
-  } catch (...) {
-  }
-  return {StatusCode::kInternal, "unknown error"};
-}
 
 template <class Args>
 Status run(Context& context, const Args& args) {

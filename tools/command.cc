@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cinttypes>
+#include <filesystem>
 #include <system_error>
 
 #include "table.h"
@@ -85,6 +86,17 @@ void check_kernel(const std::string& name) {
     names += (names.empty() ? "" : ", ") + std::string(kernel.name);
   }
   throw Mistake("kernel \"" + name + "\" does not exist, expected one of " + names);
+}
+
+std::string find_data() {
+  std::vector<std::filesystem::path> places = {"data", GDN_SOURCE_DIR "/data"};
+  std::error_code error;
+  const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
+  if (!error) places.insert(places.begin(), self.parent_path().parent_path() / "share/gdn");
+  for (const auto& place : places) {
+    if (std::filesystem::exists(place / "gdn_captures.safetensors", error)) return place.string();
+  }
+  return "";
 }
 
 Threads make_threads(int count) {

@@ -34,6 +34,8 @@ void add_info(CLI::App& app, Action* action);
 void add_plan(CLI::App& app, Action* action);
 void add_verify(CLI::App& app, Action* action);
 void add_bench(CLI::App& app, Action* action);
+void add_run(CLI::App& app, Action* action);
+void add_tril(CLI::App& app, Action* action);
 
 // Options.
 void add_json(CLI::App* command, bool* json);
@@ -51,6 +53,9 @@ DType dtype_named(const std::string& name);  // "fp32", "bf16", "fp16"
 const char* short_name(DType dtype);
 // Throws unless a kernel of that name runs here; empty is the plan's own choice.
 void check_kernel(const std::string& name);
+// Where the captured layers are: beside an installed binary, here, or in the source tree; empty:
+// nowhere.
+std::string find_data();
 
 struct Threads {
   std::unique_ptr<Executor> executor;

@@ -35,13 +35,15 @@ int main(int argc, char** argv) {
   add_plan(app, &action);
   add_verify(app, &action);
   add_bench(app, &action);
+  add_run(app, &action);
+  add_tril(app, &action);
 
   std::string command = "gdn";
   // The parser would only say that a subcommand is missing.
   const auto is_named = [&](CLI::App* subcommand) { return subcommand->check_name(argv[1]); };
   if (argc > 1 && argv[1][0] != '-' && app.get_subcommands(is_named).empty()) {
     return fail(command, std::string("there is no command \"") + argv[1] +
-                             "\", expected info, plan, verify or bench (see gdn --help)");
+                             "\", expected info, plan, verify, bench, run or tril (see gdn --help)");
   }
   try {
     app.parse(argc, argv);

@@ -7,7 +7,6 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
-#include <system_error>
 
 #include "command.h"
 #include "processor.h"
@@ -36,18 +35,6 @@ Case case_of(const std::string& line) {
   const Status status = verify::parse(line, &c);
   if (!status.ok()) throw Mistake("--case: " + status.message());
   return c;
-}
-
-// Where the captures are: in the source tree, beside an installed binary, or here.
-std::string find_data() {
-  std::vector<std::filesystem::path> places = {"data", GDN_SOURCE_DIR "/data"};
-  std::error_code error;
-  const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
-  if (!error) places.insert(places.begin(), self.parent_path().parent_path() / "share/gdn");
-  for (const auto& place : places) {
-    if (std::filesystem::exists(place / "gdn_captures.safetensors", error)) return place.string();
-  }
-  return "";
 }
 
 // Axes that the hard inputs do not touch, a line each.

@@ -1,10 +1,11 @@
 #include "verify/delta_rule_file.h"
 
-#include <charconv>
-#include <cstring>
 #include <map>
 #include <utility>
 #include <vector>
+
+#include "verify/arguments.h"
+#include "verify/call_file.h"
 
 namespace gdn::verify {
 namespace {
@@ -13,34 +14,28 @@ Status error(const SafetensorsFile& file, const std::string& message) {
   return {StatusCode::kInvalidArgument, file.name() + ": " + message};
 }
 
-// An option, from the caller or from the metadata.
+// What the caller set, else what the metadata says, else nothing.
 template <class T>
-class Setting {
- public:
-  Setting(const SafetensorsFile& file, const char* key, const std::optional<T>& given)
-      : value_(given) {
-    const auto found = file.metadata().find(key);
-    if (value_ || found == file.metadata().end()) return;
-    const char* end = found->second.data() + found->second.size();
-    T value{};
-    if (const auto read = std::from_chars(found->second.data(), end, value);
-        read.ec == std::errc() && read.ptr == end) {
-      value_ = value;
-    } else {
-      status_ = error(file, std::string("__metadata__ ") + key + " is no number");
-    }
+Status read_setting(const SafetensorsFile& file, const char* key, const std::optional<T>& given,
+                    std::optional<T>* value) {
+  *value = given;
+  return given ? Status() : read_metadata(file, key, value);
+}
+
+// What the systems of the chunks are made of; stand-ins for q and v where they are missing.
+void take_keys_alone(DeltaRuleFile* file) {
+  DeltaRuleData* data = &file->data;
+  for (Tensor* state : {&file->out_expected, &file->final_state_expected, &data->initial_state,
+                        &data->initial_state_indices, &data->final_state_indices,
+                        &data->has_initial_state, &data->num_accepted}) {
+    *state = Tensor();
   }
-  const std::optional<T>& value() const { return value_; }
-  const Status& status() const { return status_; }
-
- private:
-  std::optional<T> value_;
-  Status status_;
-};
-
-std::optional<int64_t> as_number(const std::optional<bool>& flag) {
-  if (!flag) return std::nullopt;
-  return *flag ? 1 : 0;
+  if (!data->q.given()) data->q = data->k;
+  if (data->v.given()) return;
+  const Tensor& gate = data->g.given() ? data->g : data->a.given() ? data->a : data->beta;
+  const int64_t HV = gate.given() && gate.rank() == 3 ? gate.extent(2) : data->k.extent(2);
+  data->v = Tensor(data->k.dtype(), {data->k.extent(0), data->k.extent(1), HV, 1});
+  for (int64_t i = 0; i < data->v.size(); ++i) data->v.set(i, 0);
 }
 
 }  // namespace
@@ -49,75 +44,40 @@ Status read_delta_rule(const SafetensorsFile& file, const DeltaRuleFileOptions& 
                        DeltaRuleFile* result) {
   *result = DeltaRuleFile();
   DeltaRuleData& data = result->data;
-  const std::map<std::string, Tensor*> places = {
-      {"q", &data.q},
-      {"k", &data.k},
-      {"v", &data.v},
-      {"g", &data.g},
-      {"A_log", &data.A_log},
-      {"a", &data.a},
-      {"dt_bias", &data.dt_bias},
-      {"beta", &data.beta},
-      {"b", &data.b},
-      {"cu_seqlens", &data.cu_seqlens},
-      {"initial_state", &data.initial_state},
-      {"initial_state_indices", &data.initial_state_indices},
-      {"final_state_indices", &data.final_state_indices},
-      {"has_initial_state", &data.has_initial_state},
-      {"num_accepted", &data.num_accepted},
+  std::map<std::string, Tensor*> tensors = {
       {"out_expected", &result->out_expected},
       {"final_state_expected", &result->final_state_expected},
   };
-  for (const SafetensorsEntry& entry : file.entries()) {
-    std::string name = entry.name;
-    if (name.rfind(options.prefix, 0) == 0) {
-      name = name.substr(options.prefix.size());
-    } else if (name != "cu_seqlens") {
-      continue;
-    }
-    const auto place = places.find(name);
-    if (place == places.end()) {
-      if (!options.prefix.empty()) continue;
-      return error(file, "tensor \"" + name + "\" at byte " + std::to_string(entry.begin) +
-                             " is no argument of chunk or recurrent");
-    }
-    if (!entry.view.given()) {
-      return error(file, "tensor \"" + name + "\" at byte " + std::to_string(entry.begin) + " is " +
-                             entry.dtype + ", which no argument takes");
-    }
-    TensorView view = entry.view;
-    // [T,HV] is [1,T,HV], as captures of gates often are.
-    const bool gate = name == "g" || name == "a" || name == "beta" || name == "b";
-    if (gate && view.rank == 2) {
-      view = TensorView(view.data, view.dtype, {1, view.shape[0], view.shape[1]});
-    }
-    *place->second = Tensor::copy_of(view);
+  for_each_delta_rule_input(data, [&](const char* name, Tensor& t) { tensors[name] = &t; });
+  std::vector<TensorPlace> places;
+  for (const auto& [name, tensor] : tensors) {
+    places.push_back(
+        {name, [to = tensor](const TensorView& view) { *to = Tensor::copy_of(view); }});
   }
+  if (Status status = read_tensors(file, options.prefix, places, "argument of chunk or recurrent");
+      !status.ok())
+    return status;
+  if (options.keys_alone && data.k.given() && data.k.rank() == 4) take_keys_alone(result);
   for (const char* name : {"q", "k", "v"}) {
-    if (!places.at(name)->given()) {
+    if (!tensors.at(name)->given()) {
       return error(file, "has no tensor \"" + options.prefix + name + "\"");
     }
-    if (places.at(name)->rank() != 4) {
+    if (tensors.at(name)->rank() != 4) {
       return error(file, "tensor \"" + options.prefix + name + "\" has " +
-                             std::to_string(places.at(name)->rank()) + " axes, expected 4");
+                             std::to_string(tensors.at(name)->rank()) + " axes, expected 4");
     }
   }
 
-  const Setting<double> scale(file, "scale", options.scale);
-  const Setting<int64_t> null_slot(file, "null_slot", options.null_slot);
-  const Setting<int64_t> l2norm(file, "use_qk_l2norm", as_number(options.use_qk_l2norm));
-  const Setting<int64_t> neg_eigval(file, "allow_neg_eigval", as_number(options.allow_neg_eigval));
-  for (const Status* status :
-       {&scale.status(), &null_slot.status(), &l2norm.status(), &neg_eigval.status()}) {
-    if (!status->ok()) return *status;
-  }
-  std::optional<StateLayout> layout = options.layout;
-  if (const auto said = file.metadata().find("state_layout");
-      !layout && said != file.metadata().end()) {
-    if (said->second != "vk" && said->second != "kv")
-      return error(file,
-                   "__metadata__ state_layout is \"" + said->second + "\", expected vk or kv");
-    layout = said->second == "vk" ? StateLayout::kVK : StateLayout::kKV;
+  std::optional<double> scale;
+  std::optional<bool> l2norm, neg_eigval;
+  std::optional<StateLayout> layout;
+  for (const Status& status :
+       {read_setting(file, "scale", options.scale, &scale),
+        read_setting(file, "null_slot", options.null_slot, &data.null_slot),
+        read_setting(file, "use_qk_l2norm", options.use_qk_l2norm, &l2norm),
+        read_setting(file, "allow_neg_eigval", options.allow_neg_eigval, &neg_eigval),
+        read_setting(file, "state_layout", options.layout, &layout)}) {
+    if (!status.ok()) return status;
   }
   const bool has_states = data.initial_state.given() || result->final_state_expected.given();
   if (!layout && has_states) {
@@ -125,7 +85,6 @@ Status read_delta_rule(const SafetensorsFile& file, const DeltaRuleFileOptions& 
                  "has states, but says not in __metadata__ state_layout whether they are vk "
                  "or kv, and no layout is given");
   }
-  data.null_slot = null_slot.value();
 
   Case& about = data.about;
   about.H = data.q.extent(2);
@@ -134,9 +93,9 @@ Status read_delta_rule(const SafetensorsFile& file, const DeltaRuleFileOptions& 
   about.V = data.v.extent(3);
   about.dtype = data.q.dtype();
   about.layout = layout.value_or(StateLayout::kVK);
-  about.l2norm = l2norm.value().value_or(0) != 0;
-  about.neg_eigval = neg_eigval.value().value_or(0) != 0;
-  about.scale = scale.value().value_or(0);
+  about.l2norm = l2norm.value_or(false);
+  about.neg_eigval = neg_eigval.value_or(false);
+  about.scale = scale.value_or(0);
   about.packing = !data.cu_seqlens.given()                 ? Packing::kRows
                   : data.cu_seqlens.dtype() == DType::kI64 ? Packing::kCu64
                                                            : Packing::kCu32;

@@ -71,11 +71,7 @@ struct TensorView {
     }
     int i = 0;
     for (int64_t extent : extents) shape[i++] = extent;
-    int64_t stride = 1;
-    for (i = rank - 1; i >= 0; --i) {
-      strides[i] = stride;
-      stride *= shape[i] > 1 ? shape[i] : 1;
-    }
+    make_contiguous();
   }
   TensorView(const float* pointer, std::initializer_list<int64_t> extents)
       : TensorView(pointer, DType::kF32, extents) {}
@@ -85,6 +81,16 @@ struct TensorView {
       : TensorView(pointer, DType::kI64, extents) {}
   TensorView(const bool* pointer, std::initializer_list<int64_t> extents)
       : TensorView(pointer, DType::kBool, extents) {}
+
+  // Sets the strides to those of a contiguous tensor of this shape. Extents may be any nonsense:
+  // strides that do not fit are the largest number, which the checks refuse.
+  void make_contiguous() {
+    int64_t stride = 1;
+    for (int i = rank - 1; i >= 0; --i) {
+      strides[i] = stride;
+      if (shape[i] > 1) stride = stride > INT64_MAX / shape[i] ? INT64_MAX : stride * shape[i];
+    }
+  }
 
   // The same tensor with other strides (in elements), one per axis.
   TensorView with_strides(std::initializer_list<int64_t> new_strides) const {

@@ -58,8 +58,14 @@ HWY_INLINE Vec sigmoid(Vec x) {
   return hn::Div(one, hn::Add(one, exp(hn::Neg(x))));
 }
 
-// x sigmoid(x).
-HWY_INLINE Vec silu(Vec x) { return hn::Div(x, hn::Add(hn::Set(F32(), 1.0f), exp(hn::Neg(x)))); }
+// x sigmoid(x). What the range of the exponential lacks does not matter below, where 1 + e^-x is 1,
+// nor for NaN, which the numerator has.
+HWY_INLINE Vec silu(Vec x) {
+  const F32 d;
+  const Vec e = exp_in_range(hn::Neg(hn::Min(x, hn::Set(d, -kExpMin))));
+  const auto overflows = hn::Lt(x, hn::Set(d, -kExpMax));
+  return hn::Div(x, hn::Add(hn::Set(d, 1.0f), hn::IfThenElse(overflows, hn::Inf(d), e)));
+}
 
 // Gates are handled this many at a time.
 constexpr int64_t kGateBlock = 64;

@@ -12,8 +12,6 @@
 
 #include <hwy/cache_control.h>
 #include <hwy/highway.h>
-// After highway.h.
-#include <hwy/contrib/math/math-inl.h>
 
 #if defined(HWY_TARGET_STR)
 #define GDN_BEFORE_KERNELS() HWY_PUSH_ATTRIBUTES(HWY_TARGET_STR GDN_ISA_FEATURES)

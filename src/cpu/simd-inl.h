@@ -60,16 +60,19 @@ HWY_INLINE hn::Vec<hn::RebindToUnsigned<F32>> round_to_bf16(Vec x) {
 }
 
 HWY_INLINE void store(Vec x, float* p) { hn::StoreU(x, F32(), p); }
-HWY_INLINE void store(Vec x, bf16* p) {
-#if defined(GDN_ISA_HAS_BF16_DOT)
-  // Rounds the same way, in one instruction; flushes denormals, as all of a task's arithmetic does.
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
-                      reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x.raw)));
-#else
+// kLanes bfloat16 numbers, rounded so.
+HWY_INLINE auto to_bf16(Vec x) {
   const hn::Rebind<uint16_t, F32> u16;
-  hn::StoreU(hn::TruncateTo(u16, hn::ShiftRight<16>(round_to_bf16(x))), u16,
-             reinterpret_cast<uint16_t*>(p));
+#if defined(GDN_ISA_HAS_BF16_DOT)
+  // In one instruction; flushes denormals, as all of a task's arithmetic does.
+  return hn::Vec<decltype(u16)>{reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x.raw))};
+#else
+  return hn::TruncateTo(u16, hn::ShiftRight<16>(round_to_bf16(x)));
 #endif
+}
+
+HWY_INLINE void store(Vec x, bf16* p) {
+  hn::StoreU(to_bf16(x), hn::Rebind<uint16_t, F32>(), reinterpret_cast<uint16_t*>(p));
 }
 HWY_INLINE void store(Vec x, f16* p) {
 #if HWY_TARGET == HWY_SCALAR
@@ -82,9 +85,7 @@ HWY_INLINE void store(Vec x, f16* p) {
 // Past the caches; p is aligned to the vector. FlushStream() before another thread reads it.
 HWY_INLINE void stream(Vec x, float* p) { hn::Stream(x, F32(), p); }
 HWY_INLINE void stream(Vec x, bf16* p) {
-  const hn::Rebind<uint16_t, F32> u16;
-  hn::Stream(hn::TruncateTo(u16, hn::ShiftRight<16>(round_to_bf16(x))), u16,
-             reinterpret_cast<uint16_t*>(p));
+  hn::Stream(to_bf16(x), hn::Rebind<uint16_t, F32>(), reinterpret_cast<uint16_t*>(p));
 }
 HWY_INLINE void stream(Vec x, f16* p) { store(x, p); }
 
@@ -116,13 +117,39 @@ HWY_INLINE void store_row(const float* from, int64_t n, T* p) {
   if (i < n) store_n(load_n(from + i, n - i), p + i, n - i);
 }
 
+// e^x within an ulp, for x in this range alone. Outside of it, NaN included, anything comes out.
+constexpr float kExpMin = -87.3365f, kExpMax = 88.7228f;
+HWY_INLINE Vec exp_in_range(Vec x) {
+  const F32 d;
+  const hn::RebindToUnsigned<F32> u32;
+  // x = n ln 2 + r. The sum rounds to an integer, which it leaves in its low bits; ln 2 is split so
+  // that the first product is exact.
+  const Vec shift = hn::Set(d, 0x1.8p23f);
+  const Vec sum = hn::MulAdd(x, hn::Set(d, 1.44269504f), shift);
+  const Vec n = hn::Sub(sum, shift);
+  Vec r = hn::NegMulAdd(n, hn::Set(d, 0.693359375f), x);
+  r = hn::NegMulAdd(n, hn::Set(d, -2.12194440e-4f), r);
+  // 1 + r + r^2 (...), interpolated at the Chebyshev nodes of |r| <= ln 2 / 2: right to 1.1e-8.
+  Vec y = hn::Set(d, 1.392619102e-3f);
+  y = hn::MulAdd(y, r, hn::Set(d, 8.363185450e-3f));
+  y = hn::MulAdd(y, r, hn::Set(d, 4.166655615e-2f));
+  y = hn::MulAdd(y, r, hn::Set(d, 1.666657627e-1f));
+  y = hn::MulAdd(y, r, hn::Set(d, 0.5f));
+  y = hn::MulAdd(y, r, hn::Set(d, 1.0f));
+  y = hn::MulAdd(y, r, hn::Set(d, 1.0f));
+  // Times 2^n: n to the exponent.
+  return hn::BitCast(d, hn::Add(hn::BitCast(u32, y), hn::ShiftLeft<23>(hn::BitCast(u32, sum))));
+}
+
 // Within an ulp of e^x; underflows to 0, overflows to infinity, NaN passes through. (Highway's Exp
 // gives 0 for a NaN and has no upper end.)
 HWY_INLINE Vec exp(Vec x) {
   const F32 d;
-  const Vec y = hn::Exp(d, hn::Min(x, hn::Set(d, 89.0f)));
-  const Vec z = hn::IfThenElse(hn::Gt(x, hn::Set(d, 88.7228f)), hn::Inf(d), y);
-  return hn::IfThenElse(hn::IsNaN(x), x, z);
+  const Vec low = hn::Set(d, kExpMin), high = hn::Set(d, kExpMax);
+  Vec y = exp_in_range(hn::Min(hn::Max(x, low), high));
+  y = hn::IfThenElse(hn::Gt(x, high), hn::Inf(d), y);
+  y = hn::IfThenElse(hn::Lt(x, low), hn::Zero(d), y);
+  return hn::IfThenElse(hn::IsNaN(x), x, y);
 }
 
 #if HWY_TARGET != HWY_SCALAR
