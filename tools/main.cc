@@ -42,8 +42,9 @@ int main(int argc, char** argv) {
   // The parser would only say that a subcommand is missing.
   const auto is_named = [&](CLI::App* subcommand) { return subcommand->check_name(argv[1]); };
   if (argc > 1 && argv[1][0] != '-' && app.get_subcommands(is_named).empty()) {
-    return fail(command, std::string("there is no command \"") + argv[1] +
-                             "\", expected info, plan, verify, bench, run or tril (see gdn --help)");
+    return fail(command,
+                std::string("there is no command \"") + argv[1] +
+                    "\", expected info, plan, verify, bench, run or tril (see gdn --help)");
   }
   try {
     app.parse(argc, argv);

@@ -211,16 +211,13 @@ GDN_API Status rms_norm_gated(Context& context, const RmsNormGatedArgs& args);
 // where the W - 1 tokens before the first come from the state (zeros without one). Prefill and
 // update by one or a few tokens are the same call. The state holds the last S >= W - 1 inputs of a
 // channel, the newest last; D and S may have any strides. Slots, padding and has_initial_state are
-// as in DeltaRuleArgs; a sequence shorter than S shifts its state. For speculative decoding there
-// are two ways:
-//   [N,M] indices  as for the recurrent state: the state is read from column num_accepted[n] - 1,
-//   and the
-//                  state after token t goes to column t of final_state_indices
-//   one slot       num_accepted with [N] indices or none: the slot was written by a call with as
-//   many
-//                  tokens T_n as this one, S >= W - 2 + T_n, and the inputs that were not accepted
-//                  are its newest T_n - num_accepted[n]; they are dropped before the new tokens
-//                  come in
+// as in DeltaRuleArgs; a sequence shorter than S shifts its state.
+//
+// For speculative decoding there are two ways. With [N,M] indices it goes as for the recurrent state:
+// the state is read from column num_accepted[n] - 1, and the state after token t goes to column t of
+// final_state_indices. With one slot a sequence, num_accepted means that the slot was written by a
+// call with as many tokens T_n as this one and S >= W - 2 + T_n: its newest T_n - num_accepted[n]
+// inputs were not accepted and are dropped before the new tokens come in.
 struct CausalConv1dArgs {
   TensorView x;       // float [B,T,D]; last axis contiguous
   TensorView weight;  // float [D,W], W from 1 to 8

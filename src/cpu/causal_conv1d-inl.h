@@ -124,6 +124,7 @@ struct ConvBlock {
   const CausalConv1dProblem& problem;
   const ConvScratch& scratch;
   int64_t first, n;
+  bool past_caches;  // where the outputs go
 
   ChannelMatrix slot(const ChannelStates& states, int64_t slot) const {
     return {states.at(slot, first), states.dtype, states.channel_stride, states.input_stride};
@@ -171,8 +172,13 @@ HWY_INLINE void convolve_rows(const ConvBlock& block, const In* x, int64_t x_str
   for (; i + kLanes <= block.n; i += kLanes) {
     convolve<kTokens, kW>(
         block, i, [&](int64_t k) { return load(oldest + k * x_stride + i); }, out);
+    if (block.past_caches) {
 #pragma GCC unroll 8
-    for (int t = 0; t < kTokens; ++t) store(out[t], y + t * y_stride + i);
+      for (int t = 0; t < kTokens; ++t) stream(out[t], y + t * y_stride + i);
+    } else {
+#pragma GCC unroll 8
+      for (int t = 0; t < kTokens; ++t) store(out[t], y + t * y_stride + i);
+    }
   }
   if (i < block.n) {
     const int64_t left = block.n - i;
@@ -297,6 +303,9 @@ inline void causal_conv1d(const CausalConv1dProblem& problem, const ConvSplit& s
                           std::byte* memory) {
   const ConvSplit::Task task = split.task(i);
   const ConvScratch scratch(problem.shape, memory);
+  TokenTensor y = problem.y;
+  y.head_stride = 0;  // of no meaning here
+  const bool past_caches = stores_past_caches(y, problem.shape.tokens * problem.shape.V);
   for (int64_t c = task.first_channel; c < task.end_channel; c += scratch.width) {
     const int64_t n = std::min(scratch.width, task.end_channel - c);
     load_channels({const_cast<std::byte*>(problem.weight.at(c)), problem.weight.dtype,
@@ -307,10 +316,11 @@ inline void causal_conv1d(const CausalConv1dProblem& problem, const ConvSplit& s
     } else {
       std::fill_n(scratch.bias, n, 0.0f);
     }
-    const ConvBlock block{problem, scratch, c, n};
+    const ConvBlock block{problem, scratch, c, n, past_caches};
     with_element(problem.x.dtype,
                  [&](auto element) { convolve_block<decltype(element)>(block, task); });
   }
+  if (past_caches) hwy::FlushStream();
 }
 
 }  // namespace gdn::cpu::GDN_ISA

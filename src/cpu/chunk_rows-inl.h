@@ -41,17 +41,10 @@ HWY_INLINE void prefetch_rows(const TokenTensor& tensor, const Sequence& sequenc
   }
 }
 
-// Whether out is stored past the caches: worth up to a tenth where it is too large to be still
-// there when it is read next, which is taken to be so from half of a common last-level cache.
-constexpr int64_t kStreamBytes = 16 << 20;
 inline bool stores_past_caches(const DeltaRuleProblem& problem) {
-  const TokenTensor& out = problem.out;
-  const int64_t size = size_of(out.dtype);
-  const auto aligned = [&](int64_t elements) { return elements * size % 64 == 0; };
-  return problem.shape.tokens * problem.shape.value_heads * problem.shape.V * size >=
-             kStreamBytes &&
-         reinterpret_cast<uintptr_t>(out.data) % 64 == 0 && aligned(out.batch_stride) &&
-         aligned(out.token_stride) && aligned(out.head_stride) && aligned(kPanel);
+  const Shape& shape = problem.shape;
+  return stores_past_caches(problem.out, shape.tokens * shape.value_heads * shape.V) &&
+         kPanel * size_of(problem.out.dtype) % 64 == 0;
 }
 
 template <class T>

@@ -5,7 +5,7 @@ namespace gdn::cpu::GDN_ISA {
 
 template <class From, class To>
 HWY_INLINE void rms_norm_gated_row(const From* x, const From* z, const float* weight, int64_t n,
-                                   float eps, To* y) {
+                                   float eps, bool past_caches, To* y) {
   const float mean = sum_of_squares(x, n) / static_cast<float>(n);
   const Vec factor = hn::Set(F32(), 1.0f / std::sqrt(mean + eps));
   const auto gated = [&](Vec x_i, Vec z_i, Vec w_i) {
@@ -13,7 +13,12 @@ HWY_INLINE void rms_norm_gated_row(const From* x, const From* z, const float* we
   };
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
-    store(gated(load(x + i), load(z + i), load(weight + i)), y + i);
+    const Vec out = gated(load(x + i), load(z + i), load(weight + i));
+    if (past_caches) {
+      stream(out, y + i);
+    } else {
+      store(out, y + i);
+    }
   }
   if (i < n) {
     store_n(gated(load_n(x + i, n - i), load_n(z + i, n - i), load_n(weight + i, n - i)), y + i,
@@ -31,6 +36,9 @@ inline void rms_norm_gated(const RmsNormGatedProblem& problem, int64_t begin, in
   const int64_t D = problem.shape.K;
   float* weight = reinterpret_cast<float*>(scratch);
   gather(problem.weight.data, problem.weight.dtype, problem.weight.stride, D, weight);
+  const TokenTensor out = {problem.y, problem.y_dtype, problem.y_strides[0], problem.y_strides[1],
+                           problem.y_strides[2]};
+  const bool past_caches = stores_past_caches(out, problem.shape.sequences * D);
   with_element(problem.dtype, [&](auto from) {
     with_element(problem.y_dtype, [&](auto to) {
       using From = decltype(from);
@@ -46,12 +54,13 @@ inline void rms_norm_gated(const RmsNormGatedProblem& problem, int64_t begin, in
         const int64_t run = std::min(end - row, problem.extents[2] - row % problem.extents[2]);
         for (int64_t i = 0; i < run; ++i) {
           rms_norm_gated_row(x + i * problem.x_strides[2], z + i * problem.z_strides[2], weight, D,
-                             problem.eps, y + i * problem.y_strides[2]);
+                             problem.eps, past_caches, y + i * problem.y_strides[2]);
         }
         row += run;
       }
     });
   });
+  if (past_caches) hwy::FlushStream();
 }
 
 }  // namespace gdn::cpu::GDN_ISA

@@ -1,5 +1,5 @@
 // What every kernel of an instruction set builds on: vectors of float, loads and stores of the
-// three float dtypes, exp, transposes, and the matrix tile. Included by all_kernels-inl.h, once per
+// three float dtypes, exp, transposes. Included by all_kernels-inl.h, once per
 // target file, inside no namespace.
 
 #include "half.h"
@@ -88,6 +88,16 @@ HWY_INLINE void stream(Vec x, bf16* p) {
   hn::Stream(to_bf16(x), hn::Rebind<uint16_t, F32>(), reinterpret_cast<uint16_t*>(p));
 }
 HWY_INLINE void stream(Vec x, f16* p) { store(x, p); }
+
+// Whether an output is stored past the caches: worth up to a tenth where it is too large to be
+// still there when it is read next, which is taken to be so from half of a common last-level cache.
+constexpr int64_t kStreamBytes = 16 << 20;
+inline bool stores_past_caches(const TokenTensor& out, int64_t elements) {
+  const int64_t size = size_of(out.dtype);
+  const auto aligned = [&](int64_t stride) { return stride * size % 64 == 0; };
+  return elements * size >= kStreamBytes && reinterpret_cast<uintptr_t>(out.data) % 64 == 0 &&
+         aligned(out.batch_stride) && aligned(out.token_stride) && aligned(out.head_stride);
+}
 
 // The first n < kLanes elements, zeros after them; nothing past them is read or written.
 template <class T>

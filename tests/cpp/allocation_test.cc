@@ -190,6 +190,37 @@ TEST(AllocationOfElementwise, FailureIsAStatusAndWritesNothing) {
   });
 }
 
+TEST(AllocationOfLayer, FailureIsAStatusAndWritesNothing) {
+  for_each_kernel([&](Context& context) {
+    for (int threads : {1, 3}) {
+      context.executor = executor_of(threads);
+      Case c;
+      c.op = Operator::kCausalConv1d;
+      c.lengths = {33, 2};
+      c.indices = verify::Indices::kPool32;
+      const verify::CausalConv1dData data = verify::make_causal_conv1d(c);
+      const auto args = data.args();
+      expect_survives([&] { return causal_conv1d(context, args); },
+                      [&] {
+                        fill_nan({data.y, data.final_state});
+                      },
+                      [&] { return all_unwritten(data.y) && all_unwritten(data.final_state); });
+      EXPECT_FALSE(all_unwritten(data.y));
+
+      Tensor x(DType::kF32, {300, 33}), weight(DType::kF32, {33}), y(DType::kF32, {300, 33});
+      for (int64_t i = 0; i < x.size(); ++i) x.set(i, .01);
+      for (int64_t i = 0; i < weight.size(); ++i) weight.set(i, 1);
+      RmsNormGatedArgs norm;
+      norm.x = norm.z = x.view();
+      norm.weight = weight.view();
+      norm.y = y.view();
+      expect_survives([&] { return rms_norm_gated(context, norm); }, [&] { fill_nan({y}); },
+                      [&] { return all_unwritten(y); });
+      EXPECT_FALSE(all_unwritten(y));
+    }
+  });
+}
+
 TEST(AllocationOfPlans, FailureIsAStatus) {
   for_each_kernel([&](Context& context) {
     const verify::DeltaRuleData data = verify::make_delta_rule(Case());

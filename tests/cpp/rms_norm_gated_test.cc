@@ -142,5 +142,21 @@ TEST(RmsNormGated, ThreadsBatchAndAlignmentChangeNoBitAndNaNStaysInItsRow) {
   });
 }
 
+// Outputs of 16 MiB and more are stored past the caches where they are aligned.
+TEST(RmsNormGated, LargeOutputsHaveTheSameBits) {
+  if (quick()) GTEST_SKIP() << "too large for the quick subset";
+  const std::vector<int64_t> shape = {1050, 32, 128};
+  const Inputs inputs = random_inputs(DType::kBF16, DType::kF32, shape, {}, 70);
+  for_each_kernel([&](Context& context) {
+    context.executor = executor_of(2);
+    const Tensor y(DType::kF32, shape), unaligned(DType::kF32, shape, {{4096, 128, 1}, 1});
+    expect_ok(rms_norm_gated(context, args_of(inputs, y, 1e-6)));
+    expect_ok(rms_norm_gated(context, args_of(inputs, unaligned, 1e-6)));
+    int64_t differ = 0;
+    for (int64_t i = 0; i < y.size(); ++i) differ += !y.same_bits(i, unaligned, i);
+    EXPECT_EQ(differ, 0);
+  });
+}
+
 }  // namespace
 }  // namespace gdn::tests
