@@ -319,7 +319,7 @@ Context convert(const gdn_context& c) {
 template <class C, class Body>
 gdn_status with_args(Op op, const gdn_context* c_context, const C* c_args, char* message,
                      size_t message_bytes, const Body& body) {
-  const Status status = guarded([&]() -> Status {
+  const Status status = guarded(name_of(op), [&]() -> Status {
     gdn_context context_copy;
     C args_copy;
     if (Status s = read_struct(name_of(op), "context", c_context, &context_copy); !s.ok()) return s;
@@ -365,7 +365,7 @@ class CallbackExecutor final : public Executor {
 template <class Make>
 gdn_status create_executor(const char* function, gdn_executor** executor, char* message,
                            size_t message_bytes, const Make& make) {
-  const Status status = guarded([&]() -> Status {
+  const Status status = guarded(function, [&]() -> Status {
     if (executor == nullptr) {
       return invalid(function, "executor is NULL, expected where to put the new one");
     }
@@ -440,7 +440,7 @@ GDN_OPERATOR(solve_tril, kSolveTril)
 
 int64_t gdn_kernel_count(void) {
   int64_t count = -1;
-  const gdn::Status status = gdn::guarded([&]() -> gdn::Status {
+  const gdn::Status status = gdn::guarded("gdn_kernel_count", [&]() -> gdn::Status {
     count = static_cast<int64_t>(gdn::kernels().size());
     return {};
   });
@@ -449,7 +449,7 @@ int64_t gdn_kernel_count(void) {
 
 gdn_status gdn_get_kernel(int64_t index, gdn_kernel* kernel, char* message, size_t message_bytes) {
   const char* function = "gdn_get_kernel";
-  const gdn::Status status = gdn::guarded([&]() -> gdn::Status {
+  const gdn::Status status = gdn::guarded(function, [&]() -> gdn::Status {
     gdn::Status wrong = gdn::check_struct(function, "kernel", kernel);
     if (!wrong.ok()) return wrong;
     const auto all = gdn::kernels();

@@ -2,26 +2,33 @@
 
 #include <exception>
 #include <new>
+#include <string>
 
 #include "gdn/status.h"
 
 namespace gdn {
 
-// No exception crosses the API. The messages are short enough to need no allocation.
+// "<operator>: <text>", or the text alone where there is no memory for that.
+inline Status failure(StatusCode code, const char* op, const char* text) {
+  try {
+    return {code, std::string(op) + ": " + text};
+  } catch (...) {
+    return {code, "out of memory"};  // short enough to need none
+  }
+}
+
+// No exception crosses the API.
 template <class Body>
-Status guarded(const Body& body) {
+Status guarded(const char* op, const Body& body) {
   try {
     return body();
   } catch (const std::bad_alloc&) {
-    return {StatusCode::kOutOfMemory, "out of memory"};
+    return failure(StatusCode::kOutOfMemory, op, "out of memory");
   } catch (const std::exception& error) {
-    try {
-      return {StatusCode::kInternal, error.what()};
-    } catch (...) {
-    }
+    return failure(StatusCode::kInternal, op, error.what());
   } catch (...) {
+    return failure(StatusCode::kInternal, op, "unknown error");
   }
-  return {StatusCode::kInternal, "unknown error"};
 }
 
 }  // namespace gdn

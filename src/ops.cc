@@ -79,15 +79,15 @@ class Workspace {
   ~Workspace() { ::operator delete(owned_, std::align_val_t(kWorkspaceAlignment)); }
 
   Status acquire(const Context& context, const Plan& plan) {
-    const std::string op = name_of(plan.op);
+    const auto op = [&] { return std::string(name_of(plan.op)); };
     if (context.workspace != nullptr) {
       if (reinterpret_cast<uintptr_t>(context.workspace) % kWorkspaceAlignment != 0) {
         return {StatusCode::kInvalidArgument,
-                op + ": workspace is not aligned, expected a multiple of 64 bytes"};
+                op() + ": workspace is not aligned, expected a multiple of 64 bytes"};
       }
       if (context.workspace_bytes < plan.workspace_bytes) {
         return {StatusCode::kInvalidArgument,
-                op + ": workspace has " + std::to_string(context.workspace_bytes) +
+                op() + ": workspace has " + std::to_string(context.workspace_bytes) +
                     " bytes, expected at least " + std::to_string(plan.workspace_bytes)};
       }
       data = static_cast<std::byte*>(context.workspace);
@@ -95,7 +95,7 @@ class Workspace {
       owned_ =
           ::operator new(plan.workspace_bytes, std::align_val_t(kWorkspaceAlignment), std::nothrow);
       if (owned_ == nullptr) {
-        return {StatusCode::kOutOfMemory, op + ": could not allocate a workspace of " +
+        return {StatusCode::kOutOfMemory, op() + ": could not allocate a workspace of " +
                                               std::to_string(plan.workspace_bytes) + " bytes"};
       }
       data = static_cast<std::byte*>(owned_);
@@ -109,9 +109,14 @@ class Workspace {
   void* owned_ = nullptr;
 };
 
+Status no_plan(Op op) {
+  return {StatusCode::kInvalidArgument,
+          std::string(name_of(op)) + ": plan is a null pointer, expected where to put the plan"};
+}
+
 template <class Args>
 Status run(Context& context, const Args& args) {
-  return guarded([&]() -> Status {
+  return guarded(name_of(Route<Args>::op), [&]() -> Status {
     typename Route<Args>::Problem problem;
     if (Status status = check(args, &problem); !status.ok()) return status;
     Plan plan;
@@ -126,7 +131,8 @@ Status run(Context& context, const Args& args) {
 
 template <class Args>
 Status plan_args(const Context& context, const Args& args, Plan* plan) {
-  return guarded([&]() -> Status {
+  return guarded(name_of(Route<Args>::op), [&]() -> Status {
+    if (plan == nullptr) return no_plan(Route<Args>::op);
     typename Route<Args>::Problem problem;
     if (Status status = check(args, &problem); !status.ok()) return status;
     const Backend* backend = nullptr;
@@ -147,7 +153,9 @@ Status rms_norm_gated(Context& context, const RmsNormGatedArgs& args) { return r
 Status causal_conv1d(Context& context, const CausalConv1dArgs& args) { return run(context, args); }
 
 Status plan(const Context& context, const Shape& shape, Plan* plan) {
-  return guarded([&]() -> Status {
+  return guarded(name_of(shape.op), [&]() -> Status {
+    if (plan == nullptr) return no_plan(shape.op);
+    if (Status status = check(shape); !status.ok()) return status;
     const Backend* backend = nullptr;
     return make_plan(context, shape, plan, &backend);
   });

@@ -64,6 +64,11 @@ std::vector<KernelInfo> kernels() {
 Status make_plan(const Context& context, const Shape& shape, Plan* plan, const Backend** backend) {
   const PlanRequest request{context.kernel ? context.kernel : std::string_view(),
                             context.executor ? context.executor->max_workers() : 1};
+  if (request.workers < 1) {
+    return {StatusCode::kInvalidArgument, std::string(name_of(shape.op)) + ": executor has " +
+                                              std::to_string(request.workers) +
+                                              " workers, expected at least 1"};
+  }
   for (const Backend* candidate : backends()) {
     if (candidate->device != shape.device) continue;
     const bool forced = !request.kernel.empty();

@@ -89,8 +89,8 @@ struct SlotTensor {
   }
 };
 
-// Log-decay and write strength of a token and value head, given or to be computed (cpu/gates-inl.h,
-// reference/gating.h).
+// Log-decay and write strength of a token and value head, given or to be computed
+// (cpu/gating-inl.h, reference/gating.h).
 struct GateInputs {
   TokenTensor g;  // given, or computed from the next three
   TokenTensor a;

@@ -168,20 +168,34 @@ Args empty_args() {
   }
 }
 
+// Whether a state with a layout goes in or out.
+template <class Args>
+bool has_states(const Args& args, bool no_final_state) {
+  if constexpr (std::is_base_of_v<DeltaRuleArgs, Args>) {
+    if constexpr (std::is_same_v<Args, ChunkArgs>) {
+      if (args.checkpoint_every > 0) return true;
+    }
+    return !no_final_state || args.initial_state.given();
+  } else {
+    return std::is_constructible_v<Args, StateLayout>;
+  }
+}
+
 template <class Args>
 int run_operator(const Options& o, const verify::SafetensorsFile& file, const Operator<Args>& op) {
+  if (o.no_final_state && !has_final_state<Args>)
+    throw Mistake(std::string("--no-final-state is no option of ") + op.name);
   Args args = empty_args<Args>();
   const std::vector<std::string> set = read_options(o, op.name, file, &args);
   Outputs outputs;
   TensorView final_state;
   read_inputs(o, op, file, &args, &final_state);
-  if constexpr (std::is_constructible_v<Args, StateLayout>) {
-    bool has_states = !o.no_final_state || final_state.given();
-    if constexpr (has_final_state<Args>) has_states = has_states || args.initial_state.given();
-    if (has_states && std::find(set.begin(), set.end(), "state_layout") == set.end()) {
-      throw Mistake(std::string(op.name) +
-                    " has states, expected --layout vk or kv, or state_layout in __metadata__");
-    }
+  if (o.no_final_state && final_state.given())
+    throw Mistake("--no-final-state, but the file has a tensor \"final_state\"");
+  if (has_states(args, o.no_final_state) &&
+      std::find(set.begin(), set.end(), "state_layout") == set.end()) {
+    throw Mistake(std::string(op.name) +
+                  " has states, expected --layout vk or kv, or state_layout in __metadata__");
   }
   outputs.allocate(&args, final_state, !o.no_final_state);
 

@@ -65,7 +65,7 @@ std::string nearest_name(std::string_view name, const std::vector<std::string>& 
   for (const std::string& candidate : known) {
     const size_t steps = distance(name, candidate);
     const size_t length = std::max(name.size(), candidate.size());
-    if (steps >= length || steps > std::max<size_t>(1, length / 3)) continue;  // another word
+    if (steps >= length || steps > (length + 1) / 3) continue;  // another word
     if (nearest.empty() || steps < least) {
       nearest = candidate;
       least = steps;

@@ -22,7 +22,7 @@ Status read_setting(const SafetensorsFile& file, const char* key, const std::opt
   return given ? Status() : read_metadata(file, key, value);
 }
 
-// What the systems of the chunks are made of; stand-ins for q and v where they are missing.
+// Leaves what the systems of the chunks are made of, and stand-ins for q and v.
 void take_keys_alone(DeltaRuleFile* file) {
   DeltaRuleData* data = &file->data;
   for (Tensor* state : {&file->out_expected, &file->final_state_expected, &data->initial_state,
@@ -30,8 +30,7 @@ void take_keys_alone(DeltaRuleFile* file) {
                         &data->has_initial_state, &data->num_accepted}) {
     *state = Tensor();
   }
-  if (!data->q.given()) data->q = data->k;
-  if (data->v.given()) return;
+  data->q = data->k;
   const Tensor& gate = data->g.given() ? data->g : data->a.given() ? data->a : data->beta;
   const int64_t HV = gate.given() && gate.rank() == 3 ? gate.extent(2) : data->k.extent(2);
   data->v = Tensor(data->k.dtype(), {data->k.extent(0), data->k.extent(1), HV, 1});
@@ -57,8 +56,9 @@ Status read_delta_rule(const SafetensorsFile& file, const DeltaRuleFileOptions& 
   if (Status status = read_tensors(file, options.prefix, places, "argument of chunk or recurrent");
       !status.ok())
     return status;
-  if (options.keys_alone && data.k.given() && data.k.rank() == 4) take_keys_alone(result);
-  for (const char* name : {"q", "k", "v"}) {
+  const std::vector<const char*> needed =
+      options.keys_alone ? std::vector<const char*>{"k"} : std::vector<const char*>{"q", "k", "v"};
+  for (const char* name : needed) {
     if (!tensors.at(name)->given()) {
       return error(file, "has no tensor \"" + options.prefix + name + "\"");
     }
@@ -67,6 +67,7 @@ Status read_delta_rule(const SafetensorsFile& file, const DeltaRuleFileOptions& 
                              std::to_string(tensors.at(name)->rank()) + " axes, expected 4");
     }
   }
+  if (options.keys_alone) take_keys_alone(result);
 
   std::optional<double> scale;
   std::optional<bool> l2norm, neg_eigval;

@@ -29,8 +29,8 @@ struct DeltaRuleFileOptions {
   std::optional<bool> allow_neg_eigval;
   std::optional<double> scale;
   std::optional<int64_t> null_slot;
-  // Only what the systems of the chunks are made of: states are left out, and q and v may be
-  // missing (k then stands for q, and v is one column of zeros).
+  // Only what the systems of the chunks are made of: states are left out, k stands for q, and v is
+  // one column of zeros.
   bool keys_alone = false;
 };
 

@@ -18,7 +18,8 @@ class GDN_API Executor {
   virtual ~Executor() = default;
   virtual int max_workers() const = 0;
   // Runs every task once, in any order, and returns when all are done. Tasks differ in length, so
-  // they should be handed out one at a time as workers become free.
+  // they should be handed out one at a time as workers become free. Must not throw once a task has
+  // started: the call would report an error after writing. Tasks never call run() themselves.
   virtual void run(int64_t count, Task task, void* closure) = 0;
 };
 

@@ -88,7 +88,8 @@ struct KernelInfo {
   bool supported = false;  // by this machine
 };
 
-// Every kernel of this build, the preferred first.
+// Every kernel of this build, the preferred first. This and to_string throw std::bad_alloc where
+// there is no memory, and nothing else.
 GDN_API std::vector<KernelInfo> kernels();
 
 }  // namespace gdn

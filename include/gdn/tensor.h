@@ -92,13 +92,16 @@ struct TensorView {
     }
   }
 
-  // The same tensor with other strides (in elements), one per axis.
+  // The same tensor with other strides (in elements), one per axis; with more or fewer a view that
+  // every operator refuses.
   TensorView with_strides(std::initializer_list<int64_t> new_strides) const {
     TensorView view = *this;
-    int i = 0;
-    for (int64_t stride : new_strides) {
-      if (i < kMaxRank) view.strides[i++] = stride;
+    if (static_cast<int>(new_strides.size()) != rank) {
+      view.rank = kMaxRank + 1;
+      return view;
     }
+    int i = 0;
+    for (int64_t stride : new_strides) view.strides[i++] = stride;
     return view;
   }
 

@@ -17,5 +17,6 @@ Status check(const L2normArgs& args, L2normProblem* problem);
 Status check(const SolveTrilArgs& args, SolveTrilProblem* problem);
 Status check(const RmsNormGatedArgs& args, RmsNormGatedProblem* problem);
 Status check(const CausalConv1dArgs& args, CausalConv1dProblem* problem);
+Status check(const Shape& shape);  // of plan()
 
 }  // namespace gdn

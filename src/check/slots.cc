@@ -53,6 +53,10 @@ void check_state_indices(Check& check, const StateArgs& args, const SequenceTabl
     } else {
       check.given_with("initial_state_indices", initial_indices, "num_accepted");
       check.index_tensor("initial_state_indices", initial_indices, {N, "M"});
+      if (check.ok() && initial_indices.shape[1] < 1) {
+        check.fail(StatusCode::kInvalidArgument, "initial_state_indices",
+                   "has shape " + shape_text(initial_indices), "at least one column");
+      }
     }
   }
   if (initial_indices.given() && (one_slot || !args.num_accepted.given())) {

@@ -88,8 +88,9 @@ bool takes_bf16(const Shape& shape, const Kernels& kernels) {
 Status plan_cpu(const Shape& shape, const PlanRequest& request, Plan* plan) {
   const Kernels* kernels = choose(request.kernel);
   if (kernels == nullptr || !kernels->supported()) {
-    return {StatusCode::kUnsupported,
-            "kernel \"" + std::string(request.kernel) + "\" is not supported by this processor"};
+    return {StatusCode::kUnsupported, "kernel \"" + std::string(request.kernel) +
+                                          "\" is not supported by this processor, expected one "
+                                          "that gdn::kernels() marks as supported"};
   }
   plan->kernel = kernels->name;
   plan->reason = request.kernel.empty() ? "the best that this processor supports" : "forced";

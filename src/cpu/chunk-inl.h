@@ -1,18 +1,15 @@
 // Prefill in float32: the fused chunk kernel. A task walks the chunks of its sequence with the
-// state on hand; u, w and the states between chunks never go to memory. Per chunk:
+// state on hand; u, w and the states between chunks never go to memory. The steps of a chunk, which
+// docs/algorithm.md derives:
 //
-//   pack               k and q of the chunk to float rows and columns, l2-normalised on request
-//   gram               K K^T and Q K^T, once for all value heads of the q/k head
-//   compute_chunk_gates  per value head: decays, -A and P (chunk_gates-inl.h)
-//   per panel of V columns, all of them before the next panel, so that the panel stays in L1:
-//     solve            S K, the residual beta (V - exp(G) S K), and its forward substitution, row
-//     tile by
-//                      row tile in registers: V_new = (I + A)^-1 residual without forming the
-//                      inverse
-//     output           O = scale exp(G) S Q + P V_new
-//     update_state     S <- exp(G_last) S + (exp(G_last - G) V_new)^T K
-//
-// (docs/algorithm.md derives these forms.)
+// 1. pack_rows: k and q of the chunk to float rows and columns, l2-normalised on request.
+// 2. gram: K K^T and Q K^T, once for all value heads of the q/k head.
+// 3. compute_chunk_gates, per value head: decays, -A and P (chunk_gates-inl.h).
+// 4. Per panel of V columns, all of it before the next panel, so that the panel stays in L1:
+//    solve: S K, the residual beta (V - exp(G) S K), and its forward substitution, row tile by row
+//    tile in registers: V_new = (I + A)^-1 residual without forming the inverse;
+//    output: O = scale exp(G) S Q + P V_new;
+//    update_state: S <- exp(G_last) S + (exp(G_last - G) V_new)^T K.
 
 GDN_BEFORE_KERNELS()
 namespace gdn::cpu::GDN_ISA {

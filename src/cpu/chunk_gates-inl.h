@@ -14,6 +14,15 @@ struct ChunkGates {
   float attention[kChunk][kChunk];  // scale exp(G_i - G_j) (q_i . k_j), i >= j
 };
 
+// e^x, at most the largest float: a decay is multiplied with zeros, of the padding and of a state
+// that starts from nothing, and infinity would make them NaN. What is not zero overflows all the
+// same.
+HWY_INLINE Vec finite_exp(Vec x) {
+  const Vec most = hn::Set(F32(), std::numeric_limits<float>::max());
+  const Vec y = exp(x);
+  return hn::IfThenElse(hn::Gt(y, most), most, y);
+}
+
 // gram: rows 0 .. kChunk - 1 are k_i . k_j, the next kChunk rows q_i . k_j. Tokens from `count` on
 // are padding with g = 0 and beta = 0: they decay nothing.
 inline void compute_chunk_gates(const DeltaRuleProblem& problem, const Sequence& sequence,
@@ -38,9 +47,9 @@ inline void compute_chunk_gates(const DeltaRuleProblem& problem, const Sequence&
   };
   const Vec last_high = hn::Set(d, high[kChunk - 1]), last_low = hn::Set(d, low[kChunk - 1]);
   for (int i = 0; i < kChunk; i += kLanes) {
-    store(exp(load(g + i)), gates.step + i);
-    store(exp(load(high + i)), gates.from_start + i);
-    store(exp(difference(last_high, last_low, i)), gates.to_end + i);
+    store(finite_exp(load(g + i)), gates.step + i);
+    store(finite_exp(load(high + i)), gates.from_start + i);
+    store(finite_exp(difference(last_high, last_low, i)), gates.to_end + i);
   }
   gates.whole = gates.from_start[kChunk - 1];
 
@@ -51,7 +60,7 @@ inline void compute_chunk_gates(const DeltaRuleProblem& problem, const Sequence&
       // Masked before the exponential: above the diagonal the difference may be large and positive.
       const auto on_or_below = hn::FirstN(d, static_cast<size_t>(std::max(0, i - j + 1)));
       const auto below = hn::FirstN(d, static_cast<size_t>(std::max(0, i - j)));
-      const Vec decay = exp(hn::IfThenElseZero(on_or_below, difference(high_i, low_i, j)));
+      const Vec decay = finite_exp(hn::IfThenElseZero(on_or_below, difference(high_i, low_i, j)));
       const Vec kk = load(gram + i * kChunk + j), qk = load(gram + (kChunk + i) * kChunk + j);
       store(hn::IfThenElseZero(below, hn::Mul(hn::Mul(decay, minus_beta), kk)),
             &gates.minus_a[i][j]);

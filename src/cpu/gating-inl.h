@@ -94,8 +94,14 @@ HWY_INLINE void scatter(const float* from, int64_t n, DType dtype, int64_t strid
     if (stride == 1) {
       store_row(from, n, p);
     } else {
-      for (int64_t i = 0; i < n; ++i) {
-        store_float(reinterpret_cast<std::byte*>(p + i * stride), dtype_of<T>, from[i]);
+      // By way of the vector store, so that the stride decides nothing about rounding.
+      T buffer[kGateBlock];
+      for (int64_t i = 0; i < n; i += kGateBlock) {
+        const int64_t count = std::min(kGateBlock, n - i);
+        store_row(from + i, count, buffer);
+        for (int64_t c = 0; c < count; ++c) {
+          std::memcpy(static_cast<void*>(p + (i + c) * stride), buffer + c, sizeof(T));
+        }
       }
     }
   });

@@ -1,5 +1,5 @@
 // What every kernel of an instruction set builds on: vectors of float, loads and stores of the
-// three float dtypes, exp, transposes, and the matrix tile. Included by all_kernels-inl.h, once per
+// three float dtypes, exp, transposes. Included by all_kernels-inl.h, once per
 // target file, inside no namespace.
 
 #include "half.h"
@@ -94,7 +94,10 @@ HWY_INLINE void stream(Vec x, f16* p) { store(x, p); }
 constexpr int64_t kStreamBytes = 16 << 20;
 inline bool stores_past_caches(const TokenTensor& out, int64_t elements) {
   const int64_t size = size_of(out.dtype);
-  const auto aligned = [&](int64_t stride) { return stride * size % 64 == 0; };
+  // Unsigned: the stride of an axis of one element may be anything.
+  const auto aligned = [&](int64_t stride) {
+    return static_cast<uint64_t>(stride) * static_cast<uint64_t>(size) % 64 == 0;
+  };
   return elements * size >= kStreamBytes && reinterpret_cast<uintptr_t>(out.data) % 64 == 0 &&
          aligned(out.batch_stride) && aligned(out.token_stride) && aligned(out.head_stride);
 }

@@ -123,7 +123,7 @@ Status run_solve_tril(const Call& call, const SolveTrilProblem& problem) {
 Status run_rms_norm_gated(const Call& call, const RmsNormGatedProblem& problem) {
   const std::vector<double> rows(static_cast<size_t>(3 * problem.shape.K));
   auto buffers = per_worker(call, rows);
-  call.for_each_task([&](int64_t i, int worker) {
+  for_each_task(call, [&](int64_t i, int worker) {
     reference::rms_norm_gated(problem, i, buffers[static_cast<size_t>(worker)].data());
   });
   return {};
@@ -133,7 +133,7 @@ Status run_causal_conv1d(const Call& call, const CausalConv1dProblem& problem) {
   const std::vector<double> inputs(
       static_cast<size_t>(reference::causal_conv1d_buffer(problem.shape)));
   auto buffers = per_worker(call, inputs);
-  call.for_each_task([&](int64_t n, int worker) {
+  for_each_task(call, [&](int64_t n, int worker) {
     reference::causal_conv1d(problem, n, buffers[static_cast<size_t>(worker)].data());
   });
   zero_tail(problem.y, problem.sequences, problem.shape);

@@ -48,7 +48,7 @@ constexpr std::array<int64_t, 16> kLengths = {0,  1,  2,  15, 16,  17,  31,  32,
 constexpr std::array<int64_t, 6> kReplayLengths = {0, 1, 2, 3, 8, 17};
 constexpr std::array<int64_t, 3> kSequences = {1, 3, 17};
 constexpr std::array<std::array<int64_t, 2>, 4> kHeadPairs = {{{1, 1}, {2, 4}, {16, 32}, {3, 9}}};
-constexpr std::array<int64_t, 6> kDims = {8, 64, 96, 128, 200, 256};
+constexpr std::array<int64_t, 7> kDims = {8, 13, 64, 96, 128, 200, 256};
 constexpr std::array<int64_t, 3> kThreadCounts = {1, 2, 5};
 
 // Tokens times heads times K V that a draw may cost, states counted as a few tokens: what keeps the

@@ -41,7 +41,10 @@ class Writer {
     const std::string model = spec.nested ? "model.language_model." : "model.";
     const int64_t hidden = dim("hidden_size"), vocab = dim("vocab_size");
     const int64_t intermediate = dim("intermediate_size"), layers = dim("num_hidden_layers");
-    matrix(model + "embed_tokens.weight", {vocab, hidden}, 1);
+    // Tied, it is the output matrix too, and drawn as one: logits are of the order of 1 always.
+    const bool tied = spec.config.at("tie_word_embeddings").get<bool>();
+    matrix(model + "embed_tokens.weight", {vocab, hidden},
+           tied ? 1 / std::sqrt(double(hidden)) : 1);
     for (int64_t i = 0; i < layers; ++i) {
       const std::string at = model + "layers." + std::to_string(i) + ".";
       norm(at + "input_layernorm.weight", hidden, 0);
@@ -56,7 +59,7 @@ class Writer {
       linear(at + "mlp.down_proj", hidden, intermediate);
     }
     norm(model + "norm.weight", hidden, 0);
-    if (!spec.config.at("tie_word_embeddings").get<bool>()) linear("lm_head", vocab, hidden);
+    if (!tied) linear("lm_head", vocab, hidden);
     // What a text model has no use for.
     if (spec.nested) matrix("model.visual.patch_embed.proj.weight", {4, 4}, 1);
     linear("mtp.fc", 4, 4);
