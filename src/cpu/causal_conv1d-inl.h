@@ -24,7 +24,6 @@ struct ConvScratch {
   float* inputs;    // the history and the first tokens
   float* last;      // S rows: the last inputs of a long sequence
   float* packed;    // S rows, or W: channels with their inputs together, as a slot has them
-  int64_t rows;
 
   ConvScratch(const Shape& shape, std::byte* memory)
       : width(conv_block_channels(shape)),
@@ -33,14 +32,13 @@ struct ConvScratch {
         bias(weight + shape.K * width),
         inputs(bias + width),
         last(inputs + 2 * history * width),
-        packed(last + shape.state_length * width),
-        rows(shape.K + 1 + 2 * history + shape.state_length +
-             std::max(shape.state_length, shape.K)) {}
+        packed(last + shape.state_length * width) {}
 };
 
 inline size_t causal_conv1d_scratch(const Shape& shape) {
-  const ConvScratch scratch(shape, nullptr);
-  return static_cast<size_t>(scratch.rows * scratch.width) * sizeof(float);
+  const int64_t S = shape.state_length, W = shape.K;
+  const int64_t rows = W + 1 + 2 * std::max(S, W - 1) + S + std::max(S, W);
+  return static_cast<size_t>(rows * conv_block_channels(shape)) * sizeof(float);
 }
 
 // A matrix [channels, inputs] in memory.
