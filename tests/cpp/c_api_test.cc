@@ -643,7 +643,8 @@ TEST(CApi, WrongTensorsAreErrors) {
 TEST(CApi, TheChunkSizeIsHandedOn) {
   Case c;
   const auto data = make_delta_rule(c);
-  gdn_chunk_args args = to_c(data.chunk_args());
+  const ChunkArgs from = data.chunk_args();  // to_c points into it
+  gdn_chunk_args args = to_c(from);
   const int64_t zero = 0;
   args.chunk_size = &zero;
   const auto context = sized<gdn_context>();
