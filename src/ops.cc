@@ -1,5 +1,5 @@
 // The one way through the library: check -> plan -> run. An argument struct belongs to one problem
-// type and one member of a backend; the rest is the same for every operator.
+// type and one member of a backend, which the public functions name; the rest is the same for all.
 #include "gdn/ops.h"
 
 #include <cstdint>
@@ -13,63 +13,6 @@
 
 namespace gdn {
 namespace {
-
-template <class Args>
-struct Route;
-template <>
-struct Route<ChunkArgs> {
-  using Problem = DeltaRuleProblem;
-  static constexpr Op op = Op::kChunk;
-  static constexpr auto run = &Backend::chunk;
-};
-template <>
-struct Route<RecurrentArgs> {
-  using Problem = DeltaRuleProblem;
-  static constexpr Op op = Op::kRecurrent;
-  static constexpr auto run = &Backend::recurrent;
-};
-template <>
-struct Route<ReplayVerifyArgs> {
-  using Problem = ReplayProblem;
-  static constexpr Op op = Op::kReplayVerify;
-  static constexpr auto run = &Backend::replay;
-};
-template <>
-struct Route<ReplayCommitArgs> {
-  using Problem = ReplayProblem;
-  static constexpr Op op = Op::kReplayCommit;
-  static constexpr auto run = &Backend::replay;
-};
-template <>
-struct Route<GatingArgs> {
-  using Problem = GatingProblem;
-  static constexpr Op op = Op::kGating;
-  static constexpr auto run = &Backend::gating;
-};
-template <>
-struct Route<L2normArgs> {
-  using Problem = L2normProblem;
-  static constexpr Op op = Op::kL2norm;
-  static constexpr auto run = &Backend::l2norm;
-};
-template <>
-struct Route<SolveTrilArgs> {
-  using Problem = SolveTrilProblem;
-  static constexpr Op op = Op::kSolveTril;
-  static constexpr auto run = &Backend::solve_tril;
-};
-template <>
-struct Route<RmsNormGatedArgs> {
-  using Problem = RmsNormGatedProblem;
-  static constexpr Op op = Op::kRmsNormGated;
-  static constexpr auto run = &Backend::rms_norm_gated;
-};
-template <>
-struct Route<CausalConv1dArgs> {
-  using Problem = CausalConv1dProblem;
-  static constexpr Op op = Op::kCausalConv1d;
-  static constexpr auto run = &Backend::causal_conv1d;
-};
 
 constexpr size_t kWorkspaceAlignment = 64;
 
@@ -109,15 +52,12 @@ class Workspace {
   void* owned_ = nullptr;
 };
 
-Status no_plan(Op op) {
-  return {StatusCode::kInvalidArgument,
-          std::string(name_of(op)) + ": plan is a null pointer, expected where to put the plan"};
-}
-
-template <class Args>
-Status run(Context& context, const Args& args) {
-  return guarded(name_of(Route<Args>::op), [&]() -> Status {
-    typename Route<Args>::Problem problem;
+// `run_problem` is the member of a backend that runs what check() makes of the arguments.
+template <class Args, class Problem>
+Status run(Context& context, Op op, const Args& args,
+           Status (*Backend::*run_problem)(const Call&, const Problem&)) {
+  return guarded(name_of(op), [&]() -> Status {
+    Problem problem;
     if (Status status = check(args, &problem); !status.ok()) return status;
     Plan plan;
     const Backend* backend = nullptr;
@@ -125,67 +65,98 @@ Status run(Context& context, const Args& args) {
       return status;
     Workspace workspace;
     if (Status status = workspace.acquire(context, plan); !status.ok()) return status;
-    return (backend->*Route<Args>::run)(Call{context, plan, workspace.data}, problem);
+    return (backend->*run_problem)(Call{context, plan, workspace.data}, problem);
   });
 }
 
-template <class Args>
-Status plan_args(const Context& context, const Args& args, Plan* plan) {
-  return guarded(name_of(Route<Args>::op), [&]() -> Status {
-    if (plan == nullptr) return no_plan(Route<Args>::op);
-    typename Route<Args>::Problem problem;
-    if (Status status = check(args, &problem); !status.ok()) return status;
+// Plans the shape that shape_of(&shape) checks and tells.
+template <class ShapeOf>
+Status plan_shape(const Context& context, Op op, Plan* plan, const ShapeOf& shape_of) {
+  return guarded(name_of(op), [&]() -> Status {
+    if (plan == nullptr) {
+      return {
+          StatusCode::kInvalidArgument,
+          std::string(name_of(op)) + ": plan is a null pointer, expected where to put the plan"};
+    }
+    Shape shape;
+    if (Status status = shape_of(&shape); !status.ok()) return status;
     const Backend* backend = nullptr;
-    return make_plan(context, problem.shape, plan, &backend);
+    return make_plan(context, shape, plan, &backend);
+  });
+}
+
+template <class Problem, class Args>
+Status plan_args(const Context& context, Op op, const Args& args, Plan* plan) {
+  return plan_shape(context, op, plan, [&](Shape* shape) {
+    Problem problem;
+    Status status = check(args, &problem);
+    *shape = problem.shape;
+    return status;
   });
 }
 
 }  // namespace
 
-Status chunk(Context& context, const ChunkArgs& args) { return run(context, args); }
-Status recurrent(Context& context, const RecurrentArgs& args) { return run(context, args); }
-Status replay_verify(Context& context, const ReplayVerifyArgs& args) { return run(context, args); }
-Status replay_commit(Context& context, const ReplayCommitArgs& args) { return run(context, args); }
-Status gating(Context& context, const GatingArgs& args) { return run(context, args); }
-Status l2norm(Context& context, const L2normArgs& args) { return run(context, args); }
-Status solve_tril(Context& context, const SolveTrilArgs& args) { return run(context, args); }
-Status rms_norm_gated(Context& context, const RmsNormGatedArgs& args) { return run(context, args); }
-Status causal_conv1d(Context& context, const CausalConv1dArgs& args) { return run(context, args); }
+Status chunk(Context& context, const ChunkArgs& args) {
+  return run(context, Op::kChunk, args, &Backend::chunk);
+}
+Status recurrent(Context& context, const RecurrentArgs& args) {
+  return run(context, Op::kRecurrent, args, &Backend::recurrent);
+}
+Status replay_verify(Context& context, const ReplayVerifyArgs& args) {
+  return run(context, Op::kReplayVerify, args, &Backend::replay);
+}
+Status replay_commit(Context& context, const ReplayCommitArgs& args) {
+  return run(context, Op::kReplayCommit, args, &Backend::replay);
+}
+Status gating(Context& context, const GatingArgs& args) {
+  return run(context, Op::kGating, args, &Backend::gating);
+}
+Status l2norm(Context& context, const L2normArgs& args) {
+  return run(context, Op::kL2norm, args, &Backend::l2norm);
+}
+Status solve_tril(Context& context, const SolveTrilArgs& args) {
+  return run(context, Op::kSolveTril, args, &Backend::solve_tril);
+}
+Status rms_norm_gated(Context& context, const RmsNormGatedArgs& args) {
+  return run(context, Op::kRmsNormGated, args, &Backend::rms_norm_gated);
+}
+Status causal_conv1d(Context& context, const CausalConv1dArgs& args) {
+  return run(context, Op::kCausalConv1d, args, &Backend::causal_conv1d);
+}
 
 Status plan(const Context& context, const Shape& shape, Plan* plan) {
-  return guarded(name_of(shape.op), [&]() -> Status {
-    if (plan == nullptr) return no_plan(shape.op);
-    if (Status status = check(shape); !status.ok()) return status;
-    const Backend* backend = nullptr;
-    return make_plan(context, shape, plan, &backend);
+  return plan_shape(context, shape.op, plan, [&](Shape* checked) {
+    *checked = shape;
+    return check(shape);
   });
 }
-Status plan(const Context& c, const ChunkArgs& args, Plan* plan) {
-  return plan_args(c, args, plan);
+Status plan(const Context& context, const ChunkArgs& args, Plan* plan) {
+  return plan_args<DeltaRuleProblem>(context, Op::kChunk, args, plan);
 }
-Status plan(const Context& c, const RecurrentArgs& args, Plan* plan) {
-  return plan_args(c, args, plan);
+Status plan(const Context& context, const RecurrentArgs& args, Plan* plan) {
+  return plan_args<DeltaRuleProblem>(context, Op::kRecurrent, args, plan);
 }
-Status plan(const Context& c, const ReplayVerifyArgs& args, Plan* plan) {
-  return plan_args(c, args, plan);
+Status plan(const Context& context, const ReplayVerifyArgs& args, Plan* plan) {
+  return plan_args<ReplayProblem>(context, Op::kReplayVerify, args, plan);
 }
-Status plan(const Context& c, const ReplayCommitArgs& args, Plan* plan) {
-  return plan_args(c, args, plan);
+Status plan(const Context& context, const ReplayCommitArgs& args, Plan* plan) {
+  return plan_args<ReplayProblem>(context, Op::kReplayCommit, args, plan);
 }
-Status plan(const Context& c, const GatingArgs& args, Plan* plan) {
-  return plan_args(c, args, plan);
+Status plan(const Context& context, const GatingArgs& args, Plan* plan) {
+  return plan_args<GatingProblem>(context, Op::kGating, args, plan);
 }
-Status plan(const Context& c, const L2normArgs& args, Plan* plan) {
-  return plan_args(c, args, plan);
+Status plan(const Context& context, const L2normArgs& args, Plan* plan) {
+  return plan_args<L2normProblem>(context, Op::kL2norm, args, plan);
 }
-Status plan(const Context& c, const SolveTrilArgs& args, Plan* plan) {
-  return plan_args(c, args, plan);
+Status plan(const Context& context, const SolveTrilArgs& args, Plan* plan) {
+  return plan_args<SolveTrilProblem>(context, Op::kSolveTril, args, plan);
 }
-Status plan(const Context& c, const RmsNormGatedArgs& args, Plan* plan) {
-  return plan_args(c, args, plan);
+Status plan(const Context& context, const RmsNormGatedArgs& args, Plan* plan) {
+  return plan_args<RmsNormGatedProblem>(context, Op::kRmsNormGated, args, plan);
 }
-Status plan(const Context& c, const CausalConv1dArgs& args, Plan* plan) {
-  return plan_args(c, args, plan);
+Status plan(const Context& context, const CausalConv1dArgs& args, Plan* plan) {
+  return plan_args<CausalConv1dProblem>(context, Op::kCausalConv1d, args, plan);
 }
 
 }  // namespace gdn

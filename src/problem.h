@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <optional>
 
 #include "gdn/ops.h"
@@ -154,6 +155,27 @@ struct SequenceTable {
   }
 };
 
+// Columns [begin, end) of a head become zero in all rows of a sequence: what a skipped one shows.
+inline void zero_columns(const TokenTensor& out, const Sequence& s, int64_t head, int64_t begin,
+                         int64_t end) {
+  const int64_t size = size_of(out.dtype);
+  for (int64_t t = 0; t < s.length; ++t) {
+    std::memset(out.at(s, t, head) + begin * size, 0, static_cast<size_t>((end - begin) * size));
+  }
+}
+
+// The same of all columns of the rows past the last sequence.
+inline void zero_tail(const TokenTensor& out, const SequenceTable& sequences, const Shape& shape) {
+  for (int64_t head = 0; head < shape.value_heads; ++head) {
+    zero_columns(out, sequences.tail(), head, 0, shape.V);
+  }
+}
+
+// A negative index and the null slot name no slot.
+inline bool names_no_slot(int64_t slot, const std::optional<int64_t>& null_slot) {
+  return slot < 0 || (null_slot && slot == *null_slot);
+}
+
 // Which slots a call reads and writes: the rules of indices, padding and has_initial_state that all
 // operators with states share. Whether there are states at all is another question.
 struct StateSlots {
@@ -162,7 +184,7 @@ struct StateSlots {
   int64_t has_initial_state_stride = 1;
   std::optional<int64_t> null_slot;
 
-  bool is_padding(int64_t slot) const { return slot < 0 || (null_slot && slot == *null_slot); }
+  bool is_padding(int64_t slot) const { return names_no_slot(slot, null_slot); }
 
   // The column of initial_state_indices that sequence n reads.
   int64_t initial_column(int64_t n) const {
@@ -245,7 +267,7 @@ struct ReplayProblem {
   int64_t slot(int64_t n) const {
     if (!state_indices.given()) return n;
     const int64_t slot = state_indices.at(n);
-    return null_slot && slot == *null_slot ? -1 : slot;
+    return names_no_slot(slot, null_slot) ? -1 : slot;
   }
   bool verifies() const { return shape.op == Op::kReplayVerify; }
 };

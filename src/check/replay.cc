@@ -2,6 +2,7 @@
 
 #include "check/check.h"
 #include "check/delta_rule.h"
+#include "check/sequences.h"
 #include "check/slots.h"
 
 namespace gdn {
@@ -68,8 +69,8 @@ Status check(const ReplayVerifyArgs& args, ReplayProblem* problem) {
   problem->shape.op = Op::kReplayVerify;
   check_tokens(check, args, problem);
   check_slot_tensors(check, args, Access::kWrite, problem);
-  const bool lengths_known = check.can_read_values() || !args.cu_seqlens.given();
-  if (check.ok() && lengths_known && problem->shape.max_length > problem->record_tokens) {
+  if (check.ok() && lengths_known(check, problem->sequences) &&
+      problem->shape.max_length > problem->record_tokens) {
     check.fail(kInvalid, "record_k", "has M = " + std::to_string(problem->record_tokens),
                "at least " + std::to_string(problem->shape.max_length) +
                    ", the tokens of the longest sequence");

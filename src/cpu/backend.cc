@@ -140,16 +140,6 @@ Status plan_cpu(const Shape& shape, const PlanRequest& request, Plan* plan) {
   return {};
 }
 
-// Rows of out past the last sequence.
-void zero_tail(const TokenTensor& out, const SequenceTable& sequences, const Shape& shape) {
-  const Sequence tail = sequences.tail();
-  for (int64_t t = 0; t < tail.length; ++t) {
-    for (int64_t head = 0; head < shape.value_heads; ++head) {
-      std::fill_n(out.at(tail, t, head), shape.V * size_of(out.dtype), std::byte{0});
-    }
-  }
-}
-
 Status run_chunk(const Call& call, const DeltaRuleProblem& problem) {
   const Split split = split_of(problem.shape, call.plan);
   const Kernels& kernels = kernels_of(call.plan);

@@ -98,18 +98,5 @@ struct PanelRows {
   }
 };
 
-// A skipped sequence: its rows of out, in the columns of the task, are zero.
-inline void zero_output(const DeltaRuleProblem& problem, const Split& split,
-                        const Split::Task& task) {
-  const Sequence sequence = problem.sequences.at(task.n);
-  const int64_t size = size_of(problem.out.dtype);
-  split.for_each_range(task, [&](int64_t head, int64_t begin, int64_t end) {
-    for (int64_t t = 0; t < sequence.length; ++t) {
-      std::fill_n(problem.out.at(sequence, t, head) + begin * size, (end - begin) * size,
-                  std::byte{0});
-    }
-  });
-}
-
 }  // namespace gdn::cpu::GDN_ISA
 GDN_AFTER_KERNELS()

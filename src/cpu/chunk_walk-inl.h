@@ -66,7 +66,9 @@ HWY_INLINE void walk_chunks(const DeltaRuleProblem& problem, const Split& split,
   const Sequence sequence = problem.sequences.at(task.n);
   const InitialState initial = problem.initial(task.n);
   if (initial.skip) {
-    zero_output(problem, split, task);
+    split.for_each_range(task, [&](int64_t head, int64_t begin, int64_t end) {
+      zero_columns(problem.out, sequence, head, begin, end);
+    });
     return;
   }
   const auto for_each = [&](const auto& body) {

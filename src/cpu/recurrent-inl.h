@@ -74,7 +74,7 @@ inline void recurrent(const DeltaRuleProblem& problem, const Split& split, int64
   float* const running_state = carver.take(0);
 
   split.for_each_range(task, [&](int64_t head, int64_t begin, int64_t end) {
-    if (initial.skip) return zero_out(problem, sequence, head, begin, end);
+    if (initial.skip) return zero_columns(problem.out, sequence, head, begin, end);
     if (length == 0) return hand_through(problem, n, initial, state, head, begin, end);
 
     const bool direct = length == 1 && initial.data != nullptr;

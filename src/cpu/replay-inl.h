@@ -80,7 +80,7 @@ inline void replay(const ReplayProblem& problem, const Split& split, int64_t tas
   const int64_t first_head = task.head * split.group, end_head = first_head + split.group;
   if (slot < 0) {
     for (int64_t head = first_head; head < end_head; ++head) {
-      zero_out(problem, sequence, head, 0, problem.shape.V);
+      zero_columns(problem.out, sequence, head, 0, problem.shape.V);
     }
     return;
   }

@@ -125,16 +125,5 @@ class TokenTile {
   int64_t loaded_ = -1;
 };
 
-// Columns [begin, end) of all rows of out of a value head.
-template <class Problem>
-HWY_INLINE void zero_out(const Problem& problem, const Sequence& sequence, int64_t head,
-                         int64_t begin, int64_t end) {
-  const int64_t size = size_of(problem.out.dtype);
-  for (int64_t t = 0; t < sequence.length; ++t) {
-    std::memset(problem.out.at(sequence, t, head) + begin * size, 0,
-                static_cast<size_t>((end - begin) * size));
-  }
-}
-
 }  // namespace gdn::cpu::GDN_ISA
 GDN_AFTER_KERNELS()

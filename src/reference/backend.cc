@@ -50,13 +50,6 @@ Status plan_reference(const Shape& shape, const PlanRequest&, Plan* plan) {
   return {};
 }
 
-// Rows of out past the last sequence.
-void zero_tail(const TokenTensor& out, const SequenceTable& sequences, const Shape& shape) {
-  for (int64_t head = 0; head < shape.value_heads; ++head) {
-    reference::zero_rows(out, sequences.tail(), head, shape.V);
-  }
-}
-
 // Something for each worker, made before the first task runs: whatever fails, fails before anything
 // is written.
 template <class T>

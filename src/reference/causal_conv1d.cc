@@ -62,7 +62,7 @@ void causal_conv1d(const CausalConv1dProblem& problem, int64_t n, double* buffer
   const Sequence s = problem.sequences.at(n);
   const int64_t D = problem.shape.V, S = problem.shape.state_length;
   if (problem.read(n).skip) {
-    zero_rows(problem.y, s, 0, D);
+    zero_columns(problem.y, s, 0, 0, D);
     return;
   }
   const auto store = [&](int64_t slot, int64_t channel, const double* inputs) {

@@ -55,7 +55,7 @@ void replay(const ReplayProblem& problem, int64_t n, int64_t qk_head, Scratch* s
   const Sequence s = problem.sequences.at(n);
   for (int64_t head = qk_head * group; head < (qk_head + 1) * group; ++head) {
     if (slot < 0) {
-      if (problem.verifies()) zero_rows(problem.out, s, head, shape.V);
+      if (problem.verifies()) zero_columns(problem.out, s, head, 0, shape.V);
       continue;
     }
     // The keys of the old records serve the whole group, so its last head replaces them.

@@ -48,7 +48,7 @@ class TensorSink {
     return p_.checkpoint_every > 0 || (p_.final_state.given() && p_.stores_every_state());
   }
   void skip(int64_t n, int64_t head) const {
-    zero_rows(p_.out, p_.sequences.at(n), head, p_.shape.V);
+    zero_columns(p_.out, p_.sequences.at(n), head, 0, p_.shape.V);
   }
   void out(int64_t n, int64_t head, int64_t t, const double* out) const {
     store_row(out, p_.shape.V, p_.out.at(p_.sequences.at(n), t, head), p_.out.dtype);

@@ -50,11 +50,4 @@ inline void store_state(const double* state, const Shape& shape, int64_t head, s
   }
 }
 
-// Zeroes a value head's rows of out in a sequence.
-inline void zero_rows(const TokenTensor& out, const Sequence& s, int64_t head, int64_t V) {
-  for (int64_t t = 0; t < s.length; ++t) {
-    std::fill_n(out.at(s, t, head), V * size_of(out.dtype), std::byte{0});
-  }
-}
-
 }  // namespace gdn::reference

@@ -163,6 +163,11 @@ TEST(CheckCausalConv1d, TokensAndWeights) {
 
 TEST(CheckCausalConv1d, States) {
   expect_errors<ConvCall>({
+      {[](ConvCall& c) {
+         c.args.num_accepted = c.memory.i32({1, 1});
+         c.args.initial_state_indices = c.memory.values(DType::kI32, {2, 0}, {});
+       },
+       "initial_state_indices has shape [2,0], expected at least one column"},
       {[](ConvCall& c) { c.args.initial_state.shape[1] = 5; },
        "initial_state has shape [2,5,3], expected [2,6,S]"},
       {[](ConvCall& c) { c.states(3, 3); }, "initial_state has shape [3,6,3], expected [2,6,S]"},

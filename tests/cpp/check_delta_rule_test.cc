@@ -299,6 +299,11 @@ TYPED_TEST(CheckDeltaRule, IndexTensors) {
        "initial_state_indices has shape [4], expected [4,M]"},
       {[](Call& c) {
          c.speculative();
+         c.args.initial_state_indices = c.memory.values(DType::kI32, {2, 0}, {});
+       },
+       "initial_state_indices has shape [2,0], expected at least one column"},
+      {[](Call& c) {
+         c.speculative();
          c.args.num_accepted = c.memory.i32({1, 1, 1});
        },
        "num_accepted has shape [3], expected [2]"},

@@ -5,6 +5,7 @@ add_executable(check_test
   check_delta_rule_test.cc
   check_elementwise_test.cc
   check_overlap_test.cc
+  check_plan_test.cc
   check_replay_test.cc
   check_tokens_test.cc)
 target_include_directories(check_test PRIVATE ${PROJECT_SOURCE_DIR}/src)

@@ -2,24 +2,16 @@
 #pragma once
 
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
 #include <algorithm>
-#include <cstdio>
-#include <cstdlib>
-#include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <string>
+
+#include "process.h"
 
 namespace gdn::tests {
 
 using nlohmann::json;
-
-struct Output {
-  int code = -1;
-  std::string out, err;
-};
 
 class CliTest : public ::testing::Test {
  protected:
@@ -27,21 +19,8 @@ class CliTest : public ::testing::Test {
     return ::testing::TempDir() + "gdn_cli_" +
            ::testing::UnitTest::GetInstance()->current_test_info()->name() + "_" + name;
   }
-  static std::string contents(const std::string& file) {
-    std::ifstream in(file, std::ios::binary);
-    return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
-  }
-
-  // Both streams are files, as they are in a pipe: no terminal.
   static Output run(const std::string& arguments) {
-    const std::string out = path("out"), err = path("err");
-    const std::string line = std::string("'") + GDN_COMMAND + "' " + arguments + " >'" + out +
-                             "' 2>'" + err + "' </dev/null";
-    const int status = std::system(line.c_str());
-    Output output{WIFEXITED(status) ? WEXITSTATUS(status) : -1, contents(out), contents(err)};
-    std::remove(out.c_str());
-    std::remove(err.c_str());
-    return output;
+    return run_process(std::string("'") + GDN_COMMAND + "' " + arguments);
   }
 
   static json json_of(const std::string& arguments, int code = 0) {

@@ -352,5 +352,29 @@ INSTANTIATE_TEST_SUITE_P(Operators, Robustness,
                          testing::Values(Operator::kChunk, Operator::kRecurrent),
                          [](const auto& p) { return verify::name_of(p.param); });
 
+// Sums of g past what float32 has an exponential for: a state of zeros, and tokens that write
+// nothing, stay zeros.
+TEST(Robustness, DecaysThatOverflowLeaveZerosZero) {
+  constexpr int64_t T = 20, K = 8, V = 8, kLast = T - 1;
+  for_each_kernel([](Context& context) {
+    std::vector<float> q(T * K, 0.25f), k(T * K, 0.25f), v(T * V), g(T, 6.0f), beta(T, 1.0f);
+    std::fill_n(&v[kLast * V], V, 1.0f);
+    std::vector<float> out(T * V, std::nanf("")), state(V * K, std::nanf(""));
+    ChunkArgs args(StateLayout::kVK);
+    args.q = {q.data(), {1, T, 1, K}};
+    args.k = {k.data(), {1, T, 1, K}};
+    args.v = {v.data(), {1, T, 1, V}};
+    args.out = {out.data(), {1, T, 1, V}};
+    args.g = {g.data(), {1, T, 1}};
+    args.beta = {beta.data(), {1, T, 1}};
+    args.final_state = {state.data(), {1, 1, V, K}};
+    args.scale = 1.0;
+    const Status status = chunk(context, args);
+    ASSERT_TRUE(status.ok()) << status.message();
+    for (int64_t i = 0; i < T * V; ++i) EXPECT_EQ(out[i], i < kLast * V ? 0.0f : 0.5f) << i;
+    for (float s : state) EXPECT_EQ(s, 0.25f);
+  });
+}
+
 }  // namespace
 }  // namespace gdn::tests

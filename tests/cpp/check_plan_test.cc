@@ -1,0 +1,77 @@
+// What plan() says of a shape that no argument struct stands behind, and of a context.
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "gdn/gdn.h"
+
+namespace gdn {
+namespace {
+
+struct Wrong {
+  void (*change)(Shape&);
+  std::string message;
+};
+
+TEST(CheckPlan, EveryMistakeInAShapeHasItsMessage) {
+  for (const Wrong& wrong : std::vector<Wrong>{
+           {[](Shape& s) { s.sequences = -1; }, "gdn.chunk: sequences is -1, expected at least 0"},
+           {[](Shape& s) { s.tokens = -1; }, "gdn.chunk: tokens is -1, expected at least 0"},
+           {[](Shape& s) { s.max_length = -1; },
+            "gdn.chunk: max_length is -1, expected at least 0"},
+           {[](Shape& s) { s.heads = 0; }, "gdn.chunk: heads is 0, expected at least 1"},
+           {[](Shape& s) { s.value_heads = 0; },
+            "gdn.chunk: value_heads is 0, expected at least 1"},
+           {[](Shape& s) { s.heads = 2, s.value_heads = 3; },
+            "gdn.chunk: value_heads is 3, expected a multiple of heads = 2"},
+           {[](Shape& s) { s.K = 0; }, "gdn.chunk: K is 0, expected at least 1"},
+           {[](Shape& s) { s.V = 0; }, "gdn.chunk: V is 0, expected at least 1"},
+           {[](Shape& s) { s.V = 257; }, "gdn.chunk: shape has V = 257, expected 1 to 256"},
+           {[](Shape& s) { s.chunk_size = 0; }, "gdn.chunk: chunk_size is 0, expected at least 1"},
+           {[](Shape& s) { s.compute = static_cast<Compute>(9); },
+            "gdn.chunk: compute is 9, expected kAuto, kF32 or kBF16"},
+           {[](Shape& s) { s.op = Op::kSolveTril, s.K = 257; },
+            "gdn.solve_tril: shape has n = 257, expected 1 to 256"},
+           {[](Shape& s) { s.op = Op::kCausalConv1d, s.state_length = -1; },
+            "gdn.causal_conv1d: state_length is -1, expected at least 0"},
+           {[](Shape& s) { s.op = static_cast<Op>(99); }, "gdn.plan: op is 99, expected an Op"}}) {
+    Shape shape;
+    wrong.change(shape);
+    Plan planned;
+    EXPECT_EQ(plan(Context{}, shape, &planned).message(), wrong.message);
+  }
+}
+
+TEST(CheckPlan, EveryOperatorHasAPlanForItsDefaultShape) {
+  for (int op = 0; op <= static_cast<int>(Op::kCausalConv1d); ++op) {
+    Shape shape;
+    shape.op = static_cast<Op>(op);
+    Plan planned;
+    const Status status = plan(Context{}, shape, &planned);
+    EXPECT_TRUE(status.ok()) << status.message();
+    EXPECT_EQ(planned.op, shape.op);
+  }
+}
+
+TEST(CheckPlan, NowhereToPutThePlan) {
+  const Status status = plan(Context{}, Shape{}, nullptr);
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(status.message(), "gdn.chunk: plan is a null pointer, expected where to put the plan");
+  EXPECT_EQ(plan(Context{}, GatingArgs{}, nullptr).message(),
+            "gdn.gating: plan is a null pointer, expected where to put the plan");
+}
+
+TEST(CheckPlan, AnExecutorWithoutWorkersIsRefused) {
+  struct Nobody : Executor {
+    int max_workers() const override { return 0; }
+    void run(int64_t, Task, void*) override {}
+  } nobody;
+  Plan planned;
+  const Status status = plan(Context{.executor = &nobody}, Shape{}, &planned);
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(status.message(), "gdn.chunk: executor has 0 workers, expected at least 1");
+}
+
+}  // namespace
+}  // namespace gdn
