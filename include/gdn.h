@@ -36,7 +36,8 @@ typedef enum gdn_status {
   GDN_OUT_OF_RANGE,     /* a value stored in a tensor (cu_seqlens, an index) is wrong */
   GDN_UNSUPPORTED,      /* right, but no backend or the forced kernel cannot do it */
   GDN_OUT_OF_MEMORY,    /* an allocation failed */
-  GDN_INTERNAL          /* a defect of the library */
+  GDN_INTERNAL,         /* a defect of the library */
+  GDN_DEVICE_ERROR      /* a device or its driver failed; the message has the error's name */
 } gdn_status;
 
 typedef enum gdn_dtype {
@@ -115,6 +116,7 @@ typedef struct gdn_context {
   size_t workspace_bytes; /* at least gdn_plan.workspace_bytes */
   const char* kernel;     /* forces a kernel by a name of gdn_get_kernel(); NULL: chosen */
   void* stream;           /* a GPU's; the CPU ignores it */
+  int32_t* out_of_range;  /* device memory: set to 1 where a GPU finds an index out of range */
 } gdn_context;
 
 /* ---- Operators ---- */

@@ -28,6 +28,7 @@ static_assert(GDN_OUT_OF_RANGE == static_cast<int>(StatusCode::kOutOfRange));
 static_assert(GDN_UNSUPPORTED == static_cast<int>(StatusCode::kUnsupported));
 static_assert(GDN_OUT_OF_MEMORY == static_cast<int>(StatusCode::kOutOfMemory));
 static_assert(GDN_INTERNAL == static_cast<int>(StatusCode::kInternal));
+static_assert(GDN_DEVICE_ERROR == static_cast<int>(StatusCode::kDeviceError));
 static_assert(GDN_FLOAT32 == static_cast<int>(DType::kF32));
 static_assert(GDN_BFLOAT16 == static_cast<int>(DType::kBF16));
 static_assert(GDN_FLOAT16 == static_cast<int>(DType::kF16));
@@ -66,6 +67,8 @@ GDN_C_STRUCT(gdn_kernel)
 // The size of a struct in the first version of the library, 0.1. When one grows, it goes here.
 template <class T>
 constexpr size_t kFirstSize = sizeof(T);
+template <>
+constexpr size_t kFirstSize<gdn_context> = offsetof(gdn_context, out_of_range);
 
 // No struct of any version is larger: more is memory that nobody initialised.
 constexpr size_t kLargestSize = 1 << 16;
@@ -312,7 +315,8 @@ Context convert(const gdn_context& c) {
           .workspace = c.workspace,
           .workspace_bytes = c.workspace_bytes,
           .kernel = c.kernel,
-          .stream = c.stream};
+          .stream = c.stream,
+          .out_of_range = c.out_of_range};
 }
 
 // Calls body(Context&, args) with the converted arguments of an operator.

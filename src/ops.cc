@@ -16,12 +16,13 @@ namespace {
 
 constexpr size_t kWorkspaceAlignment = 64;
 
-// The caller's workspace, or memory of the call's own.
+// The caller's workspace, or memory of the call's own. A device's has to be the caller's: to
+// allocate there takes long, and is impossible while a graph is captured.
 class Workspace {
  public:
   ~Workspace() { ::operator delete(owned_, std::align_val_t(kWorkspaceAlignment)); }
 
-  Status acquire(const Context& context, const Plan& plan) {
+  Status acquire(const Context& context, const Plan& plan, DeviceType device) {
     const auto op = [&] { return std::string(name_of(plan.op)); };
     if (context.workspace != nullptr) {
       if (reinterpret_cast<uintptr_t>(context.workspace) % kWorkspaceAlignment != 0) {
@@ -34,6 +35,10 @@ class Workspace {
                     " bytes, expected at least " + std::to_string(plan.workspace_bytes)};
       }
       data = static_cast<std::byte*>(context.workspace);
+    } else if (plan.workspace_bytes > 0 && device != DeviceType::kCPU) {
+      return {StatusCode::kInvalidArgument, op() + ": workspace is absent, expected " +
+                                                std::to_string(plan.workspace_bytes) +
+                                                " bytes of device memory"};
     } else if (plan.workspace_bytes > 0) {
       owned_ =
           ::operator new(plan.workspace_bytes, std::align_val_t(kWorkspaceAlignment), std::nothrow);
@@ -64,7 +69,9 @@ Status run(Context& context, Op op, const Args& args,
     if (Status status = make_plan(context, problem.shape, &plan, &backend); !status.ok())
       return status;
     Workspace workspace;
-    if (Status status = workspace.acquire(context, plan); !status.ok()) return status;
+    if (Status status = workspace.acquire(context, plan, problem.shape.device);
+        !status.ok())
+      return status;
     return (backend->*run_problem)(Call{context, plan, workspace.data}, problem);
   });
 }

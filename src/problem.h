@@ -13,6 +13,14 @@
 #include "gdn/plan.h"
 #include "gdn/tensor.h"
 
+// The answers below are one code for the host and for GPU kernels, to which a problem is passed as
+// it is.
+#if defined(__CUDACC__)
+#define GDN_HOST_DEVICE __host__ __device__
+#else
+#define GDN_HOST_DEVICE
+#endif
+
 namespace gdn {
 
 // The tokens of one sequence: rows begin .. begin + length - 1 of batch row `batch`.
@@ -30,9 +38,9 @@ struct TokenTensor {
   int64_t token_stride = 0;
   int64_t head_stride = 0;
 
-  bool given() const { return data != nullptr; }
+  GDN_HOST_DEVICE bool given() const { return data != nullptr; }
   // The element, or the first of the row, of token t of a sequence.
-  std::byte* at(const Sequence& s, int64_t t, int64_t head) const {
+  GDN_HOST_DEVICE std::byte* at(const Sequence& s, int64_t t, int64_t head) const {
     return data + (s.batch * batch_stride + (s.begin + t) * token_stride + head * head_stride) *
                       size_of(dtype);
   }
@@ -44,8 +52,8 @@ struct FloatVector {
   DType dtype = DType::kF32;
   int64_t stride = 1;
 
-  bool given() const { return data != nullptr; }
-  const std::byte* at(int64_t i) const { return data + i * stride * size_of(dtype); }
+  GDN_HOST_DEVICE bool given() const { return data != nullptr; }
+  GDN_HOST_DEVICE const std::byte* at(int64_t i) const { return data + i * stride * size_of(dtype); }
 };
 
 // A strided matrix of floats.
@@ -55,7 +63,7 @@ struct FloatMatrix {
   int64_t row_stride = 0;
   int64_t column_stride = 1;
 
-  const std::byte* at(int64_t row, int64_t column = 0) const {
+  GDN_HOST_DEVICE const std::byte* at(int64_t row, int64_t column = 0) const {
     return data + (row * row_stride + column * column_stride) * size_of(dtype);
   }
 };
@@ -68,8 +76,8 @@ struct IndexTensor {
   int64_t column_stride = 0;
   int64_t columns = 0;  // M; 0 for [N]
 
-  bool given() const { return data != nullptr; }
-  int64_t at(int64_t row, int64_t column = 0) const {
+  GDN_HOST_DEVICE bool given() const { return data != nullptr; }
+  GDN_HOST_DEVICE int64_t at(int64_t row, int64_t column = 0) const {
     const std::byte* p = data + (row * row_stride + column * column_stride) * size_of(dtype);
     return dtype == DType::kI64 ? *reinterpret_cast<const int64_t*>(p)
                                 : *reinterpret_cast<const int32_t*>(p);
@@ -83,9 +91,9 @@ struct SlotTensor {
   int64_t slots = 0;
   int64_t slot_stride = 0;
 
-  bool given() const { return data != nullptr; }
+  GDN_HOST_DEVICE bool given() const { return data != nullptr; }
   // Element `offset` of a slot.
-  std::byte* at(int64_t slot, int64_t offset = 0) const {
+  GDN_HOST_DEVICE std::byte* at(int64_t slot, int64_t offset = 0) const {
     return data + (slot * slot_stride + offset) * size_of(dtype);
   }
 };
@@ -113,15 +121,15 @@ struct ChannelStates {
   int64_t channel_stride = 0;
   int64_t input_stride = 0;
 
-  bool given() const { return data != nullptr; }
-  std::byte* at(int64_t slot, int64_t channel = 0, int64_t input = 0) const {
+  GDN_HOST_DEVICE bool given() const { return data != nullptr; }
+  GDN_HOST_DEVICE std::byte* at(int64_t slot, int64_t channel = 0, int64_t input = 0) const {
     return data +
            (slot * slot_stride + channel * channel_stride + input * input_stride) * size_of(dtype);
   }
 };
 
 // Element offset of row i of [...,D], counted over the leading axes in row-major order.
-inline int64_t row_offset(const int64_t (&extents)[3], const int64_t (&strides)[3], int64_t i) {
+GDN_HOST_DEVICE inline int64_t row_offset(const int64_t (&extents)[3], const int64_t (&strides)[3], int64_t i) {
   return i / (extents[1] * extents[2]) * strides[0] + i / extents[2] % extents[1] * strides[1] +
          i % extents[2] * strides[2];
 }
@@ -138,17 +146,17 @@ struct SequenceTable {
   int64_t row_length = 0;  // T
   IndexTensor cu_seqlens;
 
-  Sequence at(int64_t n) const {
+  GDN_HOST_DEVICE Sequence at(int64_t n) const {
     if (!cu_seqlens.given()) return {n, 0, row_length};
     const int64_t begin = cu_seqlens.at(n);
     return {0, begin, cu_seqlens.at(n + 1) - begin};
   }
   // Tokens of the sequences before n.
-  int64_t first_row(int64_t n) const {
+  GDN_HOST_DEVICE int64_t first_row(int64_t n) const {
     return cu_seqlens.given() ? cu_seqlens.at(n) : n * row_length;
   }
   // Rows of a packed tensor past the last sequence, whose outputs are zero.
-  Sequence tail() const {
+  GDN_HOST_DEVICE Sequence tail() const {
     if (!cu_seqlens.given()) return {};
     const int64_t end = cu_seqlens.at(count);
     return {0, end, row_length - end};
@@ -172,7 +180,7 @@ inline void zero_tail(const TokenTensor& out, const SequenceTable& sequences, co
 }
 
 // A negative index and the null slot name no slot.
-inline bool names_no_slot(int64_t slot, const std::optional<int64_t>& null_slot) {
+GDN_HOST_DEVICE inline bool names_no_slot(int64_t slot, const std::optional<int64_t>& null_slot) {
   return slot < 0 || (null_slot && slot == *null_slot);
 }
 
@@ -184,29 +192,30 @@ struct StateSlots {
   int64_t has_initial_state_stride = 1;
   std::optional<int64_t> null_slot;
 
-  bool is_padding(int64_t slot) const { return names_no_slot(slot, null_slot); }
+  GDN_HOST_DEVICE bool is_padding(int64_t slot) const { return names_no_slot(slot, null_slot); }
 
   // The column of initial_state_indices that sequence n reads.
-  int64_t initial_column(int64_t n) const {
+  GDN_HOST_DEVICE int64_t initial_column(int64_t n) const {
     return initial_state_indices.columns > 0 && num_accepted.given() ? num_accepted.at(n) - 1 : 0;
   }
   struct Read {
     bool skip = false;  // padding: no work, rows of out become zero, nothing is written
     int64_t slot = -1;  // negative: the state is zero
   };
-  Read read(int64_t n) const {
+  GDN_HOST_DEVICE Read read(int64_t n) const { return read(n, initial_column(n)); }
+  GDN_HOST_DEVICE Read read(int64_t n, int64_t column) const {
     int64_t slot = n;
     if (initial_state_indices.given()) {
-      slot = initial_state_indices.at(n, initial_column(n));
+      slot = initial_state_indices.at(n, column);
       if (is_padding(slot)) return {true, -1};
     }
     if (has_initial_state && !has_initial_state[n * has_initial_state_stride]) return {false, -1};
     return {false, slot};
   }
   // Whether every token's state is stored ([N,M] final indices) in place of the last one's.
-  bool stores_every_state() const { return final_state_indices.columns > 0; }
+  GDN_HOST_DEVICE bool stores_every_state() const { return final_state_indices.columns > 0; }
   // Where the state after token t (every state stored), or the last state, goes; negative: nowhere.
-  int64_t written_slot(int64_t n, int64_t t = 0) const {
+  GDN_HOST_DEVICE int64_t written_slot(int64_t n, int64_t t = 0) const {
     if (!final_state_indices.given()) return n;
     const int64_t slot = final_state_indices.at(n, stores_every_state() ? t : 0);
     return is_padding(slot) ? -1 : slot;
@@ -229,18 +238,18 @@ struct DeltaRuleProblem : StateSlots {
   SlotTensor checkpoints;
   IndexTensor checkpoint_cu;
 
-  InitialState initial(int64_t n) const {
+  GDN_HOST_DEVICE InitialState initial(int64_t n) const {
     const Read from = read(n);
     if (from.skip || from.slot < 0 || !initial_state.given()) return {from.skip, nullptr};
     return {false, initial_state.at(from.slot)};
   }
   // The slot of the state after token t (every state stored) or of the last one; nullptr: nowhere.
-  std::byte* final_slot(int64_t n, int64_t t = 0) const {
+  GDN_HOST_DEVICE std::byte* final_slot(int64_t n, int64_t t = 0) const {
     const int64_t slot = final_state.given() ? written_slot(n, t) : -1;
     return slot < 0 ? nullptr : final_state.at(slot);
   }
   // The slot of the state after token (j + 1) * checkpoint_every.
-  std::byte* checkpoint(int64_t n, int64_t j) const {
+  GDN_HOST_DEVICE std::byte* checkpoint(int64_t n, int64_t j) const {
     return checkpoints.at(checkpoint_cu.at(n) + j);
   }
 };
@@ -264,12 +273,12 @@ struct ReplayProblem {
   SlotTensor record_g;        // slot: [M,HV]
 
   // The slot of sequence n; negative: padding.
-  int64_t slot(int64_t n) const {
+  GDN_HOST_DEVICE int64_t slot(int64_t n) const {
     if (!state_indices.given()) return n;
     const int64_t slot = state_indices.at(n);
     return names_no_slot(slot, null_slot) ? -1 : slot;
   }
-  bool verifies() const { return shape.op == Op::kReplayVerify; }
+  GDN_HOST_DEVICE bool verifies() const { return shape.op == Op::kReplayVerify; }
 };
 
 struct GatingProblem {
@@ -311,7 +320,7 @@ struct CausalConv1dProblem : StateSlots {
 
   // How many of the newest inputs of a state are not to be used: those not accepted in the form of
   // speculative decoding that keeps one slot.
-  int64_t dropped(int64_t n, int64_t length) const {
+  GDN_HOST_DEVICE int64_t dropped(int64_t n, int64_t length) const {
     const bool one_slot = num_accepted.given() && initial_state_indices.columns == 0;
     return one_slot && length > 0 ? length - num_accepted.at(n) : 0;
   }

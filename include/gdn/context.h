@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #include "gdn/executor.h"
 
@@ -14,7 +15,8 @@ struct Context {
   Executor* executor = nullptr;
 
   // Scratch memory, aligned to 64 bytes and of at least Plan::workspace_bytes, for one call at a
-  // time. Not given: the call allocates what it needs and frees it.
+  // time, on the device of the tensors. Not given: on the CPU the call allocates what it needs and
+  // frees it; on a GPU nothing is allocated, and a plan that needs a workspace has to get one.
   void* workspace = nullptr;
   size_t workspace_bytes = 0;
 
@@ -22,8 +24,14 @@ struct Context {
   // chooses.
   const char* kernel = nullptr;
 
-  // A GPU backend's stream; the CPU ignores it.
+  // A GPU backend's stream (a cudaStream_t), on which a call puts its work and returns; the CPU
+  // ignores it.
   void* stream = nullptr;
+
+  // A GPU finds out of range values of cu_seqlens, indices and num_accepted only while it works. It
+  // takes them for padding, and sets this number, in its memory, to 1 (never to 0). Not given:
+  // nobody hears of them.
+  int32_t* out_of_range = nullptr;
 };
 
 }  // namespace gdn

@@ -13,6 +13,7 @@ enum class StatusCode : int {
   kUnsupported,      // right, but no backend or the forced kernel cannot do it
   kOutOfMemory,      // an allocation failed
   kInternal,         // a defect of the library
+  kDeviceError,      // a device or its driver failed; the message has the error's name
 };
 
 // The messages read "gdn.<operator>: <argument> <got>, expected <expected>". When a Status is not

@@ -1,0 +1,151 @@
+// Elements of tensors in registers: loads of any float dtype as floats, stores that round once, and
+// the reductions that every kernel is made of. Sums are over fixed lanes in a fixed order.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "gdn/tensor.h"
+
+namespace gdn::cuda {
+
+constexpr int kWarp = 32;
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+__device__ inline float to_float(float x) { return x; }
+__device__ inline float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
+__device__ inline float to_float(__half x) { return __half2float(x); }
+
+template <class T>
+__device__ inline T from_float(float x);
+template <>
+__device__ inline float from_float<float>(float x) {
+  return x;
+}
+template <>
+__device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
+  return __float2bfloat16_rn(x);
+}
+template <>
+__device__ inline __half from_float<__half>(float x) {
+  return __float2half_rn(x);
+}
+
+// Calls body(T()) with the type of a float dtype.
+template <class Body>
+__host__ __device__ inline auto with_element(DType dtype, const Body& body) {
+  if (dtype == DType::kF32) return body(float());
+  if (dtype == DType::kBF16) return body(__nv_bfloat16());
+  return body(__half());
+}
+
+__device__ inline float load_element(const std::byte* p, DType dtype, int64_t i = 0) {
+  return with_element(dtype, [&](auto element) {
+    return to_float(reinterpret_cast<const decltype(element)*>(p)[i]);
+  });
+}
+
+__device__ inline void store_element(std::byte* p, DType dtype, float x, int64_t i = 0) {
+  with_element(dtype, [&](auto element) {
+    reinterpret_cast<decltype(element)*>(p)[i] = from_float<decltype(element)>(x);
+  });
+}
+
+// 16 bytes, and the elements in them.
+template <class T>
+struct Vector16 {
+  static constexpr int kCount = 16 / sizeof(T);
+  union {
+    uint4 bits;
+    T element[kCount];
+  };
+};
+
+__host__ __device__ inline bool is_aligned(const void* p, int64_t bytes) {
+  return reinterpret_cast<uintptr_t>(p) % static_cast<uintptr_t>(bytes) == 0;
+}
+
+// Count consecutive elements from p, those at `valid` and after it zero. With `vectors`, p is
+// aligned to their bytes (16 at most), and valid is Count or zero.
+template <class T, int Count>
+__device__ inline void load_run(const T* p, int valid, bool vectors, float (&x)[Count]) {
+  constexpr int kBytes = Count * static_cast<int>(sizeof(T));
+  if (vectors) {
+    if (valid <= 0) {
+#pragma unroll
+      for (int i = 0; i < Count; ++i) x[i] = 0;
+      return;
+    }
+    if constexpr (kBytes >= 16) {
+      constexpr int kPart = Vector16<T>::kCount;
+#pragma unroll
+      for (int part = 0; part < Count / kPart; ++part) {
+        Vector16<T> v;
+        v.bits = reinterpret_cast<const uint4*>(p)[part];
+#pragma unroll
+        for (int i = 0; i < kPart; ++i) x[part * kPart + i] = to_float(v.element[i]);
+      }
+    } else if constexpr (kBytes == 8) {
+      union {
+        uint2 bits;
+        T element[Count];
+      } v;
+      v.bits = *reinterpret_cast<const uint2*>(p);
+#pragma unroll
+      for (int i = 0; i < Count; ++i) x[i] = to_float(v.element[i]);
+    } else {
+#pragma unroll
+      for (int i = 0; i < Count; ++i) x[i] = to_float(p[i]);
+    }
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < Count; ++i) x[i] = i < valid ? to_float(p[i]) : 0.0f;
+}
+
+template <class T, int Count>
+__device__ inline void store_run(T* p, int valid, bool vectors, const float (&x)[Count]) {
+  constexpr int kBytes = Count * static_cast<int>(sizeof(T));
+  if (vectors) {
+    if (valid <= 0) return;
+    if constexpr (kBytes >= 16) {
+      constexpr int kPart = Vector16<T>::kCount;
+#pragma unroll
+      for (int part = 0; part < Count / kPart; ++part) {
+        Vector16<T> v;
+#pragma unroll
+        for (int i = 0; i < kPart; ++i) v.element[i] = from_float<T>(x[part * kPart + i]);
+        reinterpret_cast<uint4*>(p)[part] = v.bits;
+      }
+    } else if constexpr (kBytes == 8) {
+      union {
+        uint2 bits;
+        T element[Count];
+      } v;
+#pragma unroll
+      for (int i = 0; i < Count; ++i) v.element[i] = from_float<T>(x[i]);
+      *reinterpret_cast<uint2*>(p) = v.bits;
+    } else {
+#pragma unroll
+      for (int i = 0; i < Count; ++i) p[i] = from_float<T>(x[i]);
+    }
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < Count; ++i) {
+    if (i < valid) p[i] = from_float<T>(x[i]);
+  }
+}
+
+// The sum over the lanes that differ in the bits of `mask` from one another; all of them get it.
+template <int FirstBit, int LastBit>
+__device__ inline float sum_over_lanes(float x) {
+#pragma unroll
+  for (int bit = FirstBit; bit <= LastBit; bit *= 2) x += __shfl_xor_sync(kAllLanes, x, bit);
+  return x;
+}
+
+}  // namespace gdn::cuda

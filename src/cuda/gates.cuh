@@ -1,0 +1,75 @@
+// Log-decay g and write strength beta on the device: their one formula, for the gating operator and
+// for the kernels that gate inside.
+#pragma once
+
+#include <cfloat>
+#include <cstdint>
+
+#include "cuda/element.cuh"
+#include "problem.h"
+
+namespace gdn::cuda {
+
+// -exp_A softplus(a + dt_bias). The rounding errors of the sum and of its product with softplus
+// beta are carried along: they would be relative errors of g where softplus(x) is nearly exp(x).
+__device__ inline float log_decay(float a, float dt_bias, float exp_A, float beta,
+                                  float threshold) {
+  const float sum = __fadd_rn(a, dt_bias);
+  const float bias_part = __fsub_rn(sum, a);
+  const float sum_error =
+      __fadd_rn(__fsub_rn(a, __fsub_rn(sum, bias_part)), __fsub_rn(dt_bias, bias_part));
+  const float x = __fmul_rn(sum, beta);
+  float error = __fmaf_rn(sum_error, beta, __fmaf_rn(sum, beta, -x));
+  if (!(fabsf(x) < 1e4f)) error = 0;  // no inf - inf
+
+  // softplus(x) = max(x, 0) + log1p(exp(-|x|)), the exponential corrected to first order.
+  const float u = expf(-fabsf(x));
+  const float log_part = log1pf(__fmaf_rn(u, x < 0 ? error : -error, u));
+  const float smooth = (fmaxf(x, 0.0f) + log_part) / beta;
+  const bool linear = __fadd_rn(__fsub_rn(x, threshold), error) > 0;
+  return -__fmul_rn(exp_A, linear ? sum : smooth);
+}
+
+__device__ inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+
+// x sigmoid(x); expf gives infinity where x is very negative, and then -0.
+__device__ inline float silu(float x) { return x / (1.0f + expf(-x)); }
+
+// exp(x), at most the largest float, so that a product with zero is zero; NaN passes.
+__device__ inline float exp_finite(float x) {
+  const float e = expf(x);
+  return e > FLT_MAX ? FLT_MAX : e;
+}
+
+struct Gate {
+  float g, beta;
+};
+
+// Of token t of a sequence and value head, given or computed; g as it is, however low.
+__device__ inline Gate load_gate(const GateInputs& gates, const Sequence& s, int64_t t,
+                                 int64_t head) {
+  Gate gate;
+  if (gates.g.given()) {
+    gate.g = load_element(gates.g.at(s, t, head), gates.g.dtype);
+  } else {
+    const float bias =
+        gates.dt_bias.given() ? load_element(gates.dt_bias.at(head), gates.dt_bias.dtype) : 0.0f;
+    const float exp_A = expf(load_element(gates.A_log.at(head), gates.A_log.dtype));
+    gate.g = log_decay(load_element(gates.a.at(s, t, head), gates.a.dtype), bias, exp_A,
+                       gates.softplus_beta, gates.softplus_threshold);
+  }
+  gate.beta = 1.0f;
+  if (gates.beta.given()) {
+    gate.beta = load_element(gates.beta.at(s, t, head), gates.beta.dtype);
+  } else if (gates.b.given()) {
+    gate.beta = sigmoid(load_element(gates.b.at(s, t, head), gates.b.dtype));
+  }
+  if (gates.allow_neg_eigval) gate.beta *= 2;
+  return gate;
+}
+
+// A g below: its exponential is 0 in float32 either way, but a sum over a chunk that holds -1e4, or
+// -infinity, has no digits left for the differences between the tokens after it.
+constexpr float kLeastDecay = -150.0f;
+
+}  // namespace gdn::cuda

@@ -1,0 +1,95 @@
+// Values of cu_seqlens, indices and num_accepted, read on the device. On the host check/ has seen
+// them; here what is out of range counts as padding and raises the caller's flag. Everything else
+// about sequences and slots is problem.h's.
+#pragma once
+
+#include <cstdint>
+
+#include "problem.h"
+
+namespace gdn::cuda {
+
+struct Flag {
+  int32_t* out_of_range;  // or nullptr
+
+  // Returns `wrong`, for conditions.
+  __device__ bool raise_if(bool wrong) const {
+    if (wrong && out_of_range != nullptr) *out_of_range = 1;
+    return wrong;
+  }
+};
+
+// Sequence n; without tokens where its ends are out of range.
+__device__ inline Sequence sequence_of(const SequenceTable& table, int64_t n, const Flag& flag) {
+  Sequence s = table.at(n);
+  if (!table.cu_seqlens.given()) return s;
+  const bool wrong = s.begin < 0 || s.length < 0 || s.begin + s.length > table.row_length ||
+                     (n == 0 && s.begin != 0);
+  if (flag.raise_if(wrong)) s.begin = s.length = 0;
+  return s;
+}
+
+// The rows past the last sequence.
+__device__ inline Sequence tail_of(const SequenceTable& table) {
+  Sequence tail = table.tail();
+  if (tail.begin < 0 || tail.length < 0) tail.begin = tail.length = 0;
+  return tail;
+}
+
+// What sequence n starts from: a slot of a pool of `slots`.
+__device__ inline StateSlots::Read read_of(const StateSlots& p, int64_t n, int64_t slots,
+                                           const Flag& flag) {
+  const int64_t column = p.initial_column(n);
+  const bool columns = p.initial_state_indices.columns > 0;
+  if (flag.raise_if(columns && (column < 0 || column >= p.initial_state_indices.columns))) {
+    return {true, -1};
+  }
+  const StateSlots::Read read = p.read(n, column);
+  if (flag.raise_if(read.slot >= slots)) return {true, -1};
+  return read;
+}
+
+// Where the state after token t, or the last one, goes; negative: nowhere.
+__device__ inline int64_t written_slot_of(const StateSlots& p, int64_t n, int64_t t, int64_t slots,
+                                          const Flag& flag) {
+  if (flag.raise_if(p.stores_every_state() && t >= p.final_state_indices.columns)) return -1;
+  const int64_t slot = p.written_slot(n, t);
+  return flag.raise_if(slot >= slots) ? -1 : slot;
+}
+
+// The element where the initial state of sequence n begins in its slot, and whether it is skipped.
+__device__ inline InitialState initial_of(const DeltaRuleProblem& p, int64_t n, const Flag& flag) {
+  const StateSlots::Read from =
+      read_of(p, n, p.initial_state.given() ? p.initial_state.slots : INT64_MAX, flag);
+  if (from.skip || from.slot < 0 || !p.initial_state.given()) return {from.skip, nullptr};
+  return {false, p.initial_state.at(from.slot)};
+}
+
+__device__ inline std::byte* final_slot_of(const DeltaRuleProblem& p, int64_t n, int64_t t,
+                                           const Flag& flag) {
+  if (!p.final_state.given()) return nullptr;
+  const int64_t slot = written_slot_of(p, n, t, p.final_state.slots, flag);
+  return slot < 0 ? nullptr : p.final_state.at(slot);
+}
+
+// The row of the state after token (j + 1) * checkpoint_every.
+__device__ inline std::byte* checkpoint_of(const DeltaRuleProblem& p, int64_t n, int64_t j,
+                                           const Flag& flag) {
+  const int64_t row = p.checkpoint_cu.at(n) + j;
+  return flag.raise_if(row < 0 || row >= p.checkpoints.slots) ? nullptr : p.checkpoints.at(row);
+}
+
+// The slot of sequence n in a replay call, negative for padding, and how many records to fold in.
+struct ReplaySlot {
+  int64_t slot = -1;
+  int64_t accepted = 0;
+};
+__device__ inline ReplaySlot replay_slot_of(const ReplayProblem& p, int64_t n, const Flag& flag) {
+  const int64_t slot = p.slot(n);
+  if (slot < 0 || flag.raise_if(slot >= p.state.slots)) return {};
+  const int64_t accepted = p.num_accepted.at(n);
+  if (flag.raise_if(accepted < 0 || accepted > p.record_tokens)) return {};
+  return {slot, accepted};
+}
+
+}  // namespace gdn::cuda
