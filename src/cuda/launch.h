@@ -42,10 +42,11 @@ Status launch(void (*kernel)(Parameters...), const Launch& how, const Parameters
     if (error != cudaSuccess) return status_of(error);
   }
   void* arguments[] = {const_cast<void*>(static_cast<const void*>(&parameters))...};
-  return status_of(cudaLaunchKernel(reinterpret_cast<const void*>(kernel),
-                                    dim3(static_cast<unsigned>(how.blocks)),
-                                    dim3(static_cast<unsigned>(how.threads)), arguments,
-                                    how.shared_bytes, how.stream));
+  const cudaError_t error = cudaLaunchKernel(
+      reinterpret_cast<const void*>(kernel), dim3(static_cast<unsigned>(how.blocks)),
+      dim3(static_cast<unsigned>(how.threads)), arguments, how.shared_bytes, how.stream);
+  if (error != cudaSuccess) cudaGetLastError();  // reported here, and not again by the next call
+  return status_of(error);
 }
 
 }  // namespace gdn::cuda

@@ -1,5 +1,6 @@
 #include "kernels_under_test.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <map>
 #include <string_view>
@@ -13,7 +14,9 @@ std::vector<std::string> supported_kernels() {
   const char* only = std::getenv("GDN_KERNEL");
   std::vector<std::string> names;
   for (const KernelInfo& kernel : kernels()) {
-    if (kernel.supported && (only == nullptr || kernel.name == only)) {
+    // The CUDA tests have two backends with the same kernels.
+    const bool seen = std::find(names.begin(), names.end(), kernel.name) != names.end();
+    if (kernel.supported && !seen && (only == nullptr || kernel.name == only)) {
       names.emplace_back(kernel.name);
     }
   }

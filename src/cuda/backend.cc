@@ -1,0 +1,166 @@
+// The CUDA backend: plans, and from a planned call to the launchers.
+#include "cuda/table.h"
+
+#include <algorithm>
+#include <string>
+
+#include "cuda/kernels.h"
+#include "gdn/cuda.h"
+
+namespace gdn::cuda {
+namespace {
+
+constexpr const char* kName = "cuda";
+constexpr const char* kKernel = "sm80";
+
+std::span<const KernelInfo> list_kernels() {
+  static const KernelInfo list[] = {
+      {kName, kKernel, "NVIDIA GPUs of compute capability 8.0 and later: mma.sync",
+       [] {
+         Device device;
+         return current_device(&device).ok() && device.supported();
+       }()}};
+  return list;
+}
+
+bool takes_16_bits(const Shape& shape) {
+  const bool permitted =
+      shape.compute == Compute::kBF16 || (shape.compute == Compute::kAuto);
+  return permitted && shape.dtype != DType::kF32 && chunk_fits_tensor_cores(shape);
+}
+
+Status plan_cuda(const Shape& shape, const PlanRequest& request, Plan* plan) {
+  Device device;
+  if (Status status = current_device(&device); !status.ok()) {
+    return {status.code(), std::string("kernel \"") + kKernel +
+                               "\" is not supported: " + status.message()};
+  }
+  Status status = plan_for(shape, device, plan);
+  if (status.ok() && !request.kernel.empty()) plan->reason = "forced";
+  return status;
+}
+
+Stream stream_of(const Call& call) {
+  return {static_cast<cudaStream_t>(call.context.stream), call.context.out_of_range};
+}
+
+// Puts the operator's name before a launcher's message.
+Status named(const Call& call, const Status& status) {
+  if (status.ok()) return status;
+  return {status.code(), std::string(name_of(call.plan.op)) + ": " + status.message()};
+}
+
+// Runs body(device) on the current device.
+template <class Body>
+Status on_device(const Call& call, const Body& body) {
+  Device device;
+  Status status = current_device(&device);
+  return named(call, status.ok() ? body(device) : status);
+}
+
+Status run_chunk(const Call& call, const DeltaRuleProblem& problem) {
+  return on_device(call, [&](const Device& device) {
+    // Tensor cores have no state between two tokens of a chunk.
+    const bool tensor_cores =
+        call.plan.compute == Compute::kBF16 && !problem.stores_every_state();
+    return tensor_cores ? chunk_tensor_cores(problem, device, call.workspace, stream_of(call))
+                        : chunk_f32(problem, device, stream_of(call));
+  });
+}
+
+Status run_recurrent(const Call& call, const DeltaRuleProblem& problem) {
+  return on_device(call, [&](const Device& device) {
+    return recurrent(problem, device, stream_of(call));
+  });
+}
+
+Status run_replay(const Call& call, const ReplayProblem& problem) {
+  return on_device(call,
+                   [&](const Device& device) { return replay(problem, device, stream_of(call)); });
+}
+
+Status run_gating(const Call& call, const GatingProblem& problem) {
+  return named(call, gating(problem, stream_of(call)));
+}
+Status run_l2norm(const Call& call, const L2normProblem& problem) {
+  return named(call, l2norm(problem, stream_of(call)));
+}
+Status run_solve_tril(const Call& call, const SolveTrilProblem& problem) {
+  return named(call, solve_tril(problem, stream_of(call)));
+}
+Status run_rms_norm_gated(const Call& call, const RmsNormGatedProblem& problem) {
+  return named(call, rms_norm_gated(problem, stream_of(call)));
+}
+Status run_causal_conv1d(const Call& call, const CausalConv1dProblem& problem) {
+  return named(call, causal_conv1d(problem, stream_of(call)));
+}
+
+}  // namespace
+
+Status plan_for(const Shape& shape, const Device& device, Plan* plan) {
+  if (!device.supported()) {
+    return {StatusCode::kUnsupported,
+            std::string("kernel \"") + kKernel + "\" is not supported by a GPU of compute capability " +
+                std::to_string(device.major) + "." + std::to_string(device.minor) +
+                ", expected 8.0 or later"};
+  }
+  plan->kernel = kKernel;
+  plan->reason = "the only one for this GPU";
+  plan->workers = 1;
+  const int64_t sequences = std::max<int64_t>(1, shape.sequences);
+  switch (shape.op) {
+    case Op::kChunk: {
+      const bool tensor_cores = takes_16_bits(shape);
+      const int64_t columns = chunk_columns(shape, tensor_cores);
+      plan->compute = tensor_cores ? Compute::kBF16 : Compute::kF32;
+      plan->chunk = tensor_cores ? 64 : 16;
+      plan->parts = (shape.V + columns - 1) / columns;
+      plan->tasks = shape.sequences * shape.value_heads * plan->parts;
+      plan->workspace_bytes_per_worker = tensor_cores ? chunk_workspace(shape) : 0;
+      break;
+    }
+    case Op::kRecurrent:
+    case Op::kReplayVerify:
+    case Op::kReplayCommit:
+      plan->tasks = shape.sequences * shape.value_heads;
+      break;
+    case Op::kGating:
+      plan->tasks = shape.tokens * shape.value_heads;
+      break;
+    case Op::kL2norm:
+    case Op::kRmsNormGated:
+    case Op::kSolveTril:
+      plan->tasks = shape.sequences;
+      break;
+    case Op::kCausalConv1d:
+      plan->tasks = sequences * shape.V;
+      break;
+  }
+  return {};
+}
+
+const Backend kBackend = {
+    .name = kName,
+    .device = DeviceType::kCUDA,
+    .kernels = &list_kernels,
+    .plan = &plan_cuda,
+    .chunk = &run_chunk,
+    .recurrent = &run_recurrent,
+    .replay = &run_replay,
+    .gating = &run_gating,
+    .l2norm = &run_l2norm,
+    .solve_tril = &run_solve_tril,
+    .rms_norm_gated = &run_rms_norm_gated,
+    .causal_conv1d = &run_causal_conv1d,
+};
+
+}  // namespace gdn::cuda
+
+namespace gdn {
+
+Status install_cuda() {
+  if (install(&cuda::kBackend)) return {};
+  return {StatusCode::kUnsupported, "gdn.install_cuda: the table of backends is full"};
+}
+
+}  // namespace gdn

@@ -1,0 +1,91 @@
+// Plans of the CUDA backend, on any device and without one.
+#include <gtest/gtest.h>
+
+#include "cuda/table.h"
+#include "gdn/cuda.h"
+#include "gdn/plan.h"
+
+namespace gdn::tests {
+namespace {
+
+const cuda::Device kH100 = {9, 0, 132, 227 * 1024};
+const cuda::Device kA10 = {8, 6, 72, 99 * 1024};
+const cuda::Device kT4 = {7, 5, 40, 64 * 1024};
+
+Shape prefill(DType dtype, int64_t N, int64_t T) {
+  Shape shape;
+  shape.device = DeviceType::kCUDA;
+  shape.dtype = dtype;
+  shape.sequences = N;
+  shape.tokens = N * T;
+  shape.max_length = T;
+  shape.heads = 16;
+  shape.value_heads = 32;
+  return shape;
+}
+
+Plan plan_of(const Shape& shape, const cuda::Device& device) {
+  Plan plan;
+  const Status status = cuda::plan_for(shape, device, &plan);
+  EXPECT_TRUE(status.ok()) << status.message();
+  return plan;
+}
+
+TEST(CudaPlans, OldDevicesAreRefusedByName) {
+  Plan plan;
+  const Status status = cuda::plan_for(prefill(DType::kBF16, 1, 64), kT4, &plan);
+  EXPECT_EQ(status.code(), StatusCode::kUnsupported);
+  EXPECT_NE(status.message().find("7.5"), std::string::npos) << status.message();
+}
+
+TEST(CudaPlans, OperandsGoByDimensionsAndDtypesAlone) {
+  for (const cuda::Device& device : {kH100, kA10}) {
+    for (int64_t N : {1, 7}) {
+      for (int64_t T : {1, 64, 5000}) {
+        EXPECT_EQ(plan_of(prefill(DType::kBF16, N, T), device).compute, Compute::kBF16);
+        EXPECT_EQ(plan_of(prefill(DType::kF16, N, T), device).compute, Compute::kBF16);
+        EXPECT_EQ(plan_of(prefill(DType::kF32, N, T), device).compute, Compute::kF32);
+        Shape odd = prefill(DType::kBF16, N, T);
+        odd.K = 96;
+        EXPECT_EQ(plan_of(odd, device).compute, Compute::kF32);
+        Shape forced = prefill(DType::kBF16, N, T);
+        forced.compute = Compute::kF32;
+        EXPECT_EQ(plan_of(forced, device).compute, Compute::kF32);
+      }
+    }
+  }
+}
+
+TEST(CudaPlans, TheWorkspaceHasRoomForAChunkOfEverySequence) {
+  const Shape few = prefill(DType::kBF16, 1, 8192), many = prefill(DType::kBF16, 8192, 1);
+  EXPECT_GT(plan_of(few, kH100).workspace_bytes_per_worker, 0u);
+  EXPECT_GT(plan_of(many, kH100).workspace_bytes_per_worker,
+            plan_of(few, kH100).workspace_bytes_per_worker);
+  EXPECT_EQ(plan_of(prefill(DType::kF32, 1, 8192), kH100).workspace_bytes_per_worker, 0u);
+}
+
+// Of a machine without a GPU this sees that tensors of one are refused and not that they crash.
+TEST(Cuda, InstallsTwiceAndListsItsKernels) {
+  EXPECT_TRUE(install_cuda().ok());
+  EXPECT_TRUE(install_cuda().ok());
+  bool listed = false, supported = false;
+  for (const KernelInfo& kernel : kernels()) {
+    if (kernel.backend == "cuda") listed = true, supported = kernel.supported;
+  }
+  EXPECT_TRUE(listed);
+  Context context;
+  Plan result;
+  const Status status = plan(context, prefill(DType::kBF16, 1, 64), &result);
+  if (supported) {
+    EXPECT_TRUE(status.ok()) << status.message();
+    EXPECT_EQ(result.backend, "cuda");
+  } else {
+    EXPECT_EQ(status.code(), StatusCode::kUnsupported);
+    EXPECT_NE(status.message().find("gdn.chunk: kernel \"sm80\" is not supported: cudaError"),
+              std::string::npos)
+        << status.message();
+  }
+}
+
+}  // namespace
+}  // namespace gdn::tests
