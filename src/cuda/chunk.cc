@@ -1,7 +1,8 @@
-// What the plans of the chunk operator need to know of its kernels.
+// The chunk operator: what its plans need to know of its kernels, and the two on tensor cores.
 #include <algorithm>
 
 #include "cuda/chunk_record.h"
+#include "cuda/chunk_stages.h"
 #include "cuda/kernels.h"
 
 namespace gdn::cuda {
@@ -17,6 +18,13 @@ bool chunk_fits_tensor_cores(const Shape& shape) {
 
 size_t chunk_workspace(const Shape& shape) {
   return static_cast<size_t>(ChunkRecords(shape).bytes());
+}
+
+Status chunk_tensor_cores(const DeltaRuleProblem& problem, const Device& device,
+                          std::byte* workspace, const Stream& stream) {
+  Status status = prepare_chunks(problem, workspace, stream);
+  if (status.ok()) status = walk_chunks(problem, device, workspace, stream);
+  return status;
 }
 
 }  // namespace gdn::cuda

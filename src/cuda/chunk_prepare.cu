@@ -21,8 +21,6 @@ constexpr int kLanesPerRow = 8;
 template <int K>
 struct Shared {
   static constexpr int kRowStride = K + 8;  // halves: ldmatrix without conflicts
-  static constexpr int kRowsBytes = 2 * kC * kRowStride * 2;
-  static constexpr int kSystemBytes = 2 * kC * kGramStride * 4;
   union {
     struct {
       __half k[kC * kRowStride], q[kC * kRowStride];
@@ -243,7 +241,7 @@ struct HeadWork {
       vector(RecordVector::kStateToOutput)[i] = p.scale * from_start * qi * inverse;
       vector(RecordVector::kOutput)[i] = power;
       vector(RecordVector::kToState)[i] = to_end * ki;
-      if (i == 0) vector(RecordVector::kDecay)[0] = exp_finite(__fadd_rn(last, last_low));
+      vector(RecordVector::kDecay)[i] = exp_finite(__fadd_rn(last, last_low));
     });
   }
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "gdn/plan.h"
+#include "problem.h"
 
 namespace gdn::cuda {
 
@@ -19,7 +20,7 @@ enum class RecordVector : int {
   kSolved,           // power of two that row i of T was divided by
   kOutput,           // the same of row i of P
   kToState,          // of v_new_i in the state: exp(G_C - G_i) |k_i|^-1
-  kDecay,            // element 0: exp(G_C)
+  kDecay,            // all elements: exp(G_C)
   kCount,
 };
 
@@ -42,10 +43,10 @@ struct ChunkRecords {
   static constexpr int64_t kHeadBytes =
       3 * kMatrixBytes + static_cast<int64_t>(RecordVector::kCount) * kVectorBytes;
 
-  int64_t rows_bytes() const { return kRecordChunk * K * 2; }
-  int64_t group_bytes() const { return 2 * rows_bytes(); }  // k, then q
-  int64_t head_begin() const { return chunks * heads * group_bytes(); }
-  int64_t bytes() const { return head_begin() + chunks * value_heads * kHeadBytes; }
+  GDN_HOST_DEVICE int64_t rows_bytes() const { return kRecordChunk * K * 2; }
+  GDN_HOST_DEVICE int64_t group_bytes() const { return 2 * rows_bytes(); }  // k, then q
+  GDN_HOST_DEVICE int64_t head_begin() const { return chunks * heads * group_bytes(); }
+  GDN_HOST_DEVICE int64_t bytes() const { return head_begin() + chunks * value_heads * kHeadBytes; }
 };
 
 }  // namespace gdn::cuda

@@ -430,11 +430,4 @@ Status walk_chunks(const DeltaRuleProblem& problem, const Device& device,
   return shape.dtype == DType::kBF16 ? with_k(__nv_bfloat16()) : with_k(__half());
 }
 
-Status chunk_tensor_cores(const DeltaRuleProblem& problem, const Device& device,
-                          std::byte* workspace, const Stream& stream) {
-  Status status = prepare_chunks(problem, workspace, stream);
-  if (status.ok()) status = walk_chunks(problem, device, workspace, stream);
-  return status;
-}
-
 }  // namespace gdn::cuda
