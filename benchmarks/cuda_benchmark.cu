@@ -2,7 +2,9 @@
 // second-level cache, medians; beside the fewest bytes that a call moves at the rate at which this
 // GPU copies in the same run. Prints a table and writes JSON.
 //
-//   gdn_cuda_benchmark [--json FILE] [--ops decode,verify,elementwise,prefill] [--list]
+//   gdn_cuda_benchmark [--json FILE] [--ops decode,verify,elementwise,prefill] [--case TEXT]
+//
+// With --case only rows in whose name TEXT occurs.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -125,6 +127,26 @@ class Bench {
     return 1e3 * times[kReplays / 2] / static_cast<double>(calls);
   }
 
+  // Work until the clocks have risen.
+  void warm_up() {
+    void* p = nullptr;
+    require(cudaMalloc(&p, size_t{1} << 28));
+    cudaEvent_t now;
+    require(cudaEventCreate(&now));
+    require(cudaEventRecord(begin_, stream_));
+    for (float milliseconds = 0; milliseconds < 1000;) {
+      for (int i = 0; i < 20; ++i) {
+        fill_kernel<<<1024, 256, 0, stream_>>>(static_cast<std::byte*>(p), DType::kF32, 1 << 26, 0,
+                                               1, 1);
+      }
+      require(cudaEventRecord(now, stream_));
+      require(cudaEventSynchronize(now));
+      require(cudaEventElapsedTime(&milliseconds, begin_, now));
+    }
+    cudaEventDestroy(now);
+    cudaFree(p);
+  }
+
   // Bytes read and written in a second by a large copy.
   double copy_rate() {
     constexpr size_t kBytes = size_t{1} << 30;
@@ -145,8 +167,13 @@ class Bench {
     std::fprintf(stderr, "%s %s: %.2f us\n", row.op.c_str(), row.about.c_str(), row.microseconds);
   }
 
+  bool wanted(const std::string& op, const std::string& about) const {
+    return (op + " " + about).find(only) != std::string::npos;
+  }
+
   Context& context() { return context_; }
   std::vector<Row> rows;
+  std::string only;
 
  private:
   cudaStream_t stream_ = nullptr;
@@ -184,6 +211,9 @@ double token_bytes(const Heads& h, int64_t tokens) {
 
 void bench_decode(Bench* bench, int64_t N, DType state, StateLayout layout) {
   const Heads h;
+  const std::string about = std::to_string(N) + " " + short_name(state) +
+                            (layout == StateLayout::kVK ? " vk" : " kv");
+  if (!bench->wanted("decode", about)) return;
   const int64_t state_bytes = N * h.HV * h.K * h.V * size_of(state);
   const int64_t sets = sets_for(state_bytes);
   Tensors tensors;
@@ -201,13 +231,14 @@ void bench_decode(Bench* bench, int64_t N, DType state, StateLayout layout) {
   const double us = bench->time(std::max<int64_t>(sets, 8), [&](int64_t i) {
     require(recurrent(bench->context(), args[static_cast<size_t>(i % sets)]));
   });
-  bench->add({"decode",
-              std::to_string(N) + " " + short_name(state) + (layout == StateLayout::kVK ? " vk" : " kv"),
-              us, 2.0 * static_cast<double>(state_bytes) + token_bytes(h, N)});
+  bench->add({"decode", about, us, 2.0 * static_cast<double>(state_bytes) + token_bytes(h, N)});
 }
 
 void bench_verify(Bench* bench, int64_t N, int64_t T, DType state) {
   const Heads h;
+  const std::string about =
+      std::to_string(N) + " x " + std::to_string(T) + " " + short_name(state);
+  if (!bench->wanted("verify", about)) return;
   const int64_t state_bytes = N * h.HV * h.K * h.V * size_of(state);
   const int64_t sets = sets_for(state_bytes);
   Tensors tensors;
@@ -226,7 +257,7 @@ void bench_verify(Bench* bench, int64_t N, int64_t T, DType state) {
     require(replay_verify(bench->context(), args[static_cast<size_t>(i % sets)]));
   });
   const double records = static_cast<double>(N * T) * static_cast<double>(h.H * h.K * 2 + h.HV * h.V * 4 + h.HV * 4) * 2;
-  bench->add({"verify", std::to_string(N) + " x " + std::to_string(T) + " " + short_name(state), us,
+  bench->add({"verify", about, us,
               2.0 * static_cast<double>(state_bytes) + token_bytes(h, N * T) + records});
 }
 
@@ -237,6 +268,10 @@ void bench_prefill(Bench* bench, const std::vector<int64_t>& lengths, int64_t H,
   std::vector<int32_t> cu = {0};
   for (int64_t length : lengths) cu.push_back(static_cast<int32_t>(tokens += length));
   const auto N = static_cast<int64_t>(lengths.size());
+  std::string about = std::to_string(N) + "x" + std::to_string(lengths[0]);
+  if (N == 2 && lengths[0] != lengths[1]) about = std::to_string(lengths[0]) + "+" + std::to_string(lengths[1]);
+  about += " " + std::to_string(H) + "/" + std::to_string(HV) + " " + short_name(io);
+  if (!bench->wanted("prefill", about)) return;
   const int64_t sets = std::min<int64_t>(4, sets_for(static_cast<int64_t>(token_bytes(h, tokens))));
   Tensors tensors;
   std::vector<ChunkArgs> args;
@@ -263,9 +298,6 @@ void bench_prefill(Bench* bench, const std::vector<int64_t>& lengths, int64_t H,
     require(chunk(bench->context(), args[static_cast<size_t>(i)]));
   });
   bench->context().workspace = nullptr;
-  std::string about = std::to_string(N) + "x" + std::to_string(lengths[0]);
-  if (N == 2 && lengths[0] != lengths[1]) about = std::to_string(lengths[0]) + "+" + std::to_string(lengths[1]);
-  about += " " + std::to_string(H) + "/" + std::to_string(HV) + " " + short_name(io);
   const double d = 128;
   const double flops = static_cast<double>(tokens * HV) * (6 * d * d + 64 * (2 * d * static_cast<double>(H) / static_cast<double>(HV) + 2 * d));
   bench->add({"prefill", about, us,
@@ -275,7 +307,9 @@ void bench_prefill(Bench* bench, const std::vector<int64_t>& lengths, int64_t H,
 void bench_elementwise(Bench* bench) {
   const DType io = DType::kBF16;
   constexpr int64_t T = 8192, H = 16, HV = 32, D = 128, kWidth = 2 * H * D + HV * D;
-  const auto run = [&](const char* op, const std::string& about, double bytes, auto make, auto call) {
+  const auto run = [&](const char* op, const std::string& about, double bytes, auto make,
+                       auto call) {
+    if (!bench->wanted(op, about)) return;
     Tensors tensors;
     const int64_t sets = sets_for(static_cast<int64_t>(bytes));
     std::vector<decltype(make(tensors))> args;
@@ -363,8 +397,10 @@ void bench_prefills(Bench* bench) {
   bench_prefill(bench, {8192}, 16, 32, DType::kF32);
 }
 
-void run(const std::string& ops, const std::string& json) {
+void run(const std::string& ops, const std::string& only, const std::string& json) {
   Bench bench;
+  bench.only = only;
+  bench.warm_up();
   cudaDeviceProp properties;
   require(cudaGetDeviceProperties(&properties, 0));
   const double rate = bench.copy_rate();
@@ -408,20 +444,23 @@ void run(const std::string& ops, const std::string& json) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::string ops = "decode,verify,elementwise,prefill", json;
+  std::string ops = "decode,verify,elementwise,prefill", only, json;
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "--json") == 0 && i + 1 < argc) {
       json = argv[++i];
+    } else if (std::strcmp(argv[i], "--case") == 0 && i + 1 < argc) {
+      only = argv[++i];
     } else if (std::strcmp(argv[i], "--ops") == 0 && i + 1 < argc) {
       ops = argv[++i];
     } else {
-      std::fprintf(stderr, "gdn_cuda_benchmark [--json FILE] [--ops decode,verify,elementwise,prefill]\n");
+      std::fprintf(stderr, "gdn_cuda_benchmark [--json FILE] [--ops decode,verify,elementwise,prefill] "
+                   "[--case TEXT]\n");
       return 2;
     }
   }
   try {
     if (!install_cuda().ok()) return 1;
-    run(ops, json);
+    run(ops, only, json);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "gdn_cuda_benchmark: %s\n", error.what());
     return 1;

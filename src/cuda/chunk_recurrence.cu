@@ -125,29 +125,33 @@ struct Walker {
   int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
   StateTiles state;
 
-  // The lane's rows and columns in tiles.
-  __device__ int row(int i) const { return v0 + warp * 16 + lane / 4 + i / 2 * 8; }
-  __device__ int column(int tile, int i) const { return tile * 8 + lane % 4 * 2 + i % 2; }
-  __device__ int64_t element(int tile, int i) const {
-    const int v = row(i), k = column(tile, i);
-    const int64_t V = p.shape.V;
-    return head * V * K +
-           (p.shape.layout == StateLayout::kVK ? int64_t{v} * K + k : int64_t{k} * V + v);
+  // Body(state element, element of the slot) for all of the lane's. The strides are opaque to the
+  // compiler, which would else keep every offset in registers throughout the walk.
+  template <class E, class Body>
+  __device__ void for_each_element(E* slot, const Body& body) {
+    const bool vk = p.shape.layout == StateLayout::kVK;
+    int v_stride = vk ? K : 1, k_stride = vk ? 1 : static_cast<int>(p.shape.V);
+    asm volatile("" : "+r"(v_stride), "+r"(k_stride));
+    E* first = slot + head * p.shape.V * K + (v0 + warp * 16 + lane / 4) * v_stride +
+               lane % 4 * 2 * k_stride;
+    state.for_each([&](float& x, int tile, int i) {
+      body(x, first[i / 2 * 8 * v_stride + (tile * 8 + i % 2) * k_stride]);
+    });
   }
-
   __device__ void load_state(const std::byte* slot, DType dtype) {
     if (slot == nullptr) return state.clear();
     with_element(dtype, [&](auto e) {
-      const auto* from = reinterpret_cast<const decltype(e)*>(slot);
-      state.for_each([&](float& x, int tile, int i) { x = to_float(from[element(tile, i)]); });
+      using E = decltype(e);
+      for_each_element(reinterpret_cast<const E*>(slot),
+                       [](float& x, const E& from) { x = to_float(from); });
     });
   }
   __device__ void store_state(std::byte* slot, DType dtype) {
     if (slot == nullptr) return;
     with_element(dtype, [&](auto e) {
-      auto* to = reinterpret_cast<decltype(e)*>(slot);
-      state.for_each(
-          [&](float& x, int tile, int i) { to[element(tile, i)] = from_float<decltype(e)>(x); });
+      using E = decltype(e);
+      for_each_element(reinterpret_cast<E*>(slot),
+                       [](const float& x, E& to) { to = from_float<E>(x); });
     });
   }
   __device__ void zero(const Sequence& s) const {

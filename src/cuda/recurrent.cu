@@ -9,7 +9,7 @@ namespace gdn::cuda {
 namespace {
 
 template <class T, bool kVK, int kPerLane>
-__global__ void __launch_bounds__(128)
+__global__ void __launch_bounds__(128, resident_blocks(kPerLane))
     recurrent_kernel(const __grid_constant__ DeltaRuleProblem p, const Flag flag, int parts) {
   using Tile = StateTile<T, kVK, kPerLane>;
   const Shape& shape = p.shape;

@@ -35,7 +35,7 @@ __device__ Work work_of(const ReplayProblem& p, int64_t n, const Flag& flag) {
 }
 
 template <class T, bool kVK, int kPerLane>
-__global__ void __launch_bounds__(128)
+__global__ void __launch_bounds__(128, resident_blocks(kPerLane))
     replay_kernel(const __grid_constant__ ReplayProblem p, const Flag flag, int parts) {
   using Tile = StateTile<T, kVK, kPerLane>;
   const Shape& shape = p.shape;

@@ -24,7 +24,7 @@ constexpr int kColumnGroups = kWarp / kLanesPerColumn;
 // Elements of K that a lane has: 8, 16 or 32.
 inline int elements_per_lane(int64_t K) { return K <= 64 ? 8 : K <= 128 ? 16 : 32; }
 // V columns of a warp, so that state, k and q fit in the registers.
-constexpr int columns_per_lane(int per_lane) { return per_lane == 32 ? 2 : 4; }
+constexpr int columns_per_lane(int per_lane) { return per_lane == 32 ? 2 : 3; }
 constexpr int columns_per_warp(int per_lane) {
   return columns_per_lane(per_lane) * kColumnGroups;
 }
@@ -41,15 +41,15 @@ struct LaneMap {
   int member = kVK ? lane % kLanesPerColumn : lane / kColumnGroups;  // of the lanes of a column
 
   // The first element of a run.
-  __device__ int run_begin(int run) const { return (member + kLanesPerColumn * run) * kRun; }
+  __device__ __forceinline__ int run_begin(int run) const { return (member + kLanesPerColumn * run) * kRun; }
 
   // Over the lanes of a column.
-  __device__ static float sum(float x) {
+  __device__ __forceinline__ static float sum(float x) {
     return kVK ? sum_over_lanes<1, 4>(x) : sum_over_lanes<4, 16>(x);
   }
 
   // The lane's elements of a row of K floats of any dtype.
-  __device__ void load_row(const std::byte* row, DType dtype, int K, float (&x)[kPerLane]) const {
+  __device__ __forceinline__ void load_row(const std::byte* row, DType dtype, int K, float (&x)[kPerLane]) const {
     with_element(dtype, [&](auto element) {
       using E = decltype(element);
       constexpr int kBytes = kRun * static_cast<int>(sizeof(E));
@@ -64,7 +64,7 @@ struct LaneMap {
       }
     });
   }
-  __device__ void store_row(std::byte* row, DType dtype, int K, const float (&x)[kPerLane]) const {
+  __device__ __forceinline__ void store_row(std::byte* row, DType dtype, int K, const float (&x)[kPerLane]) const {
     with_element(dtype, [&](auto element) {
       using E = decltype(element);
       E* p = reinterpret_cast<E*>(row);
@@ -79,13 +79,13 @@ struct LaneMap {
   }
 
   // sum x y over K.
-  __device__ static float dot(const float (&x)[kPerLane], const float (&y)[kPerLane]) {
+  __device__ __forceinline__ static float dot(const float (&x)[kPerLane], const float (&y)[kPerLane]) {
     float total = 0;
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) total = __fmaf_rn(x[i], y[i], total);
     return sum(total);
   }
-  __device__ static void l2norm(float (&x)[kPerLane], float eps) {
+  __device__ __forceinline__ static void l2norm(float (&x)[kPerLane], float eps) {
     const float factor = 1.0f / sqrtf(__fadd_rn(dot(x, x), eps));
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) x[i] *= factor;
@@ -108,7 +108,7 @@ struct StateTile {
 
   // Body(bool_constant vectors) where `head` of the state may be accessed by vectors.
   template <class E, class Body>
-  __device__ void by_vectors(const E* head, const Body& body) const {
+  __device__ __forceinline__ void by_vectors(const E* head, const Body& body) const {
     constexpr int kBytes = (kVK ? Map::kRun : kColumns) * static_cast<int>(sizeof(E));
     const bool vectors = (kVK ? K % Map::kRun : V % kColumns) == 0 &&
                          is_aligned(head, kBytes < 16 ? kBytes : 16);
@@ -120,7 +120,7 @@ struct StateTile {
   }
 
   // From the first element of a value head in a slot; nullptr: zero.
-  __device__ void load(const std::byte* from) {
+  __device__ __forceinline__ void load(const std::byte* from) {
     if (from == nullptr) {
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
@@ -156,8 +156,11 @@ struct StateTile {
     });
   }
 
-  // To a slot of any dtype.
-  __device__ void store(std::byte* to, DType dtype) const {
+  // To a slot of any dtype. The strides are opaque to the compiler, which would else keep every
+  // offset in registers over all tokens.
+  __device__ __forceinline__ void store(std::byte* to, DType dtype) const {
+    int row = kVK ? K : V;
+    asm volatile("" : "+r"(row));
     with_element(dtype, [&](auto element) {
       using E = decltype(element);
       E* head = reinterpret_cast<E*>(to);
@@ -171,7 +174,7 @@ struct StateTile {
               float part[Map::kRun];
 #pragma unroll
               for (int i = 0; i < Map::kRun; ++i) part[i] = s[c][run * Map::kRun + i];
-              store_run(head + (v0 + c) * K + k, v0 + c < V ? K - k : 0, vectors, part);
+              store_run(head + (v0 + c) * row + k, v0 + c < V ? K - k : 0, vectors, part);
             }
           }
         } else {
@@ -181,7 +184,7 @@ struct StateTile {
             float part[kColumns];
 #pragma unroll
             for (int c = 0; c < kColumns; ++c) part[c] = s[c][i];
-            store_run(head + k * V + v0, k < K ? V - v0 : 0, vectors, part);
+            store_run(head + k * row + v0, k < K ? V - v0 : 0, vectors, part);
           }
         }
       });
@@ -189,21 +192,21 @@ struct StateTile {
   }
 
   // The lane's columns of a row of V floats.
-  __device__ void load_columns(const std::byte* row, DType dtype, float (&x)[kColumns]) const {
+  __device__ __forceinline__ void load_columns(const std::byte* row, DType dtype, float (&x)[kColumns]) const {
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
       x[c] = v0 + c < V ? load_element(row, dtype, v0 + c) : 0.0f;
     }
   }
   // And back, of columns that all lanes of a column know: each of the first lanes stores one.
-  __device__ void store_columns(std::byte* row, DType dtype, const float (&x)[kColumns]) const {
+  __device__ __forceinline__ void store_columns(std::byte* row, DType dtype, const float (&x)[kColumns]) const {
     float mine = x[0];
 #pragma unroll
     for (int c = 1; c < kColumns; ++c) mine = map.member == c ? x[c] : mine;
     const int v = v0 + map.member;
     if (map.member < kColumns && v < V) store_element(row, dtype, mine, v);
   }
-  __device__ void zero_columns(const TokenTensor& out, const Sequence& s_, int64_t head) const {
+  __device__ __forceinline__ void zero_columns(const TokenTensor& out, const Sequence& s_, int64_t head) const {
     const float zeros[kColumns] = {};
     for (int64_t t = 0; t < s_.length; ++t) {
       store_columns(out.at(s_, t, head), out.dtype, zeros);
@@ -212,10 +215,10 @@ struct StateTile {
 
   // S <- exp(g) S; v_new = beta (v - S k); S <- S + v_new k^T; out = scale S q, of which both sums
   // over K are taken from S before the token, where its loads have just come in.
-  __device__ void step(const float (&k)[kPerLane], const float (&q)[kPerLane], float kq,
+  __device__ __forceinline__ void step(const float (&k)[kPerLane], const float (&q)[kPerLane], float kq,
                        const Gate& gate, float scale, const float (&v)[kColumns],
                        float (&v_new)[kColumns], float (&out)[kColumns]) {
-    const float decay = expf(gate.g);
+    const float decay = decay_of(gate.g);
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
       float with_k = 0, with_q = 0;
@@ -233,8 +236,8 @@ struct StateTile {
   }
 
   // S <- exp(g) S + v_new k^T.
-  __device__ void fold(float g, const float (&v_new)[kColumns], const float (&k)[kPerLane]) {
-    const float decay = expf(g);
+  __device__ __forceinline__ void fold(float g, const float (&v_new)[kColumns], const float (&k)[kPerLane]) {
+    const float decay = decay_of(g);
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
 #pragma unroll
@@ -244,6 +247,9 @@ struct StateTile {
     }
   }
 };
+
+// Blocks of 128 threads that should fit on a multiprocessor: enough loads in flight.
+constexpr int resident_blocks(int per_lane) { return per_lane == 32 ? 2 : 3; }
 
 // A warp's place in the grid of a delta-rule kernel over (sequence, value head, part of V).
 struct WarpPlace {
