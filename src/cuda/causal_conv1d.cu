@@ -122,15 +122,20 @@ __global__ void __launch_bounds__(kThreads)
     input[j] = j > 0 && begin < end ? own.input(begin - W + j) : 0.0f;
   }
   const float bias = p.bias.given() ? load_element(p.bias.at(channel), p.bias.dtype) : 0.0f;
-#pragma unroll 4
-  for (int64_t t = begin; t < end; ++t) {
+  const T* x = reinterpret_cast<const T*>(p.x.at(s, begin, 0)) + channel;
+  T* to = reinterpret_cast<T*>(p.y.at(s, begin, 0)) + channel;
+  const int64_t x_stride = p.x.token_stride, y_stride = p.y.token_stride;
+#pragma unroll 8
+  for (int count = static_cast<int>(end - begin); count > 0; --count) {
 #pragma unroll
     for (int j = 0; j + 1 < W; ++j) input[j] = input[j + 1];
-    input[W - 1] = own.x(t);
+    input[W - 1] = to_float(*x);
     float y = bias;
 #pragma unroll
     for (int j = 0; j < W; ++j) y = __fmaf_rn(weight[j], input[j], y);
-    reinterpret_cast<T*>(p.y.at(s, t, 0))[channel] = from_float<T>(p.silu ? silu(y) : y);
+    *to = from_float<T>(p.silu ? silu(y) : y);
+    x += x_stride;
+    to += y_stride;
   }
   if (place.chunk == 0) store_states(own, place.n, flag);
 }

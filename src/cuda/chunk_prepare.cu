@@ -215,6 +215,11 @@ struct HeadWork {
       float masked[8];
 #pragma unroll
       for (int part = 0; part < 2; ++part) {
+        if (part == 1 && i < kC / 2) {  // above the diagonal, for all rows of the warp
+          *reinterpret_cast<float4*>(L + i * kGramStride + at + 32) = {0, 0, 0, 0};
+          masked[4] = masked[5] = masked[6] = masked[7] = 0;
+          continue;
+        }
         const float4 kk = *reinterpret_cast<const float4*>(m.kk + i * kGramStride + at + part * 32);
         const float4 qk = *reinterpret_cast<const float4*>(m.qk + i * kGramStride + at + part * 32);
         const float k4[4] = {kk.x, kk.y, kk.z, kk.w}, q4[4] = {qk.x, qk.y, qk.z, qk.w};
@@ -249,18 +254,24 @@ struct HeadWork {
   __device__ void invert() const {
     float x[kC];
     const int j = thread;
+    const bool late = j >= kWarp;  // the pair's second warp: zeros above row 32
 #pragma unroll
     for (int i = 0; i < kC; ++i) {
       float sums[4] = {};
       const float* row = L + i * kGramStride;
-#pragma unroll
-      for (int at = 0; at < i; at += 4) {
+      const auto add = [&](int at) {
         const float4 l = *reinterpret_cast<const float4*>(row + at);
         sums[0] = __fmaf_rn(l.x, x[at], sums[0]);
         if (at + 1 < i) sums[1] = __fmaf_rn(l.y, x[at + 1], sums[1]);
         if (at + 2 < i) sums[2] = __fmaf_rn(l.z, x[at + 2], sums[2]);
         if (at + 3 < i) sums[3] = __fmaf_rn(l.w, x[at + 3], sums[3]);
+      };
+      if (!late) {
+#pragma unroll
+        for (int at = 0; at < (i < kWarp ? i : kWarp); at += 4) add(at);
       }
+#pragma unroll
+      for (int at = kWarp; at < i; at += 4) add(at);
       const float sum = __fadd_rn(__fadd_rn(sums[0], sums[1]), __fadd_rn(sums[2], sums[3]));
       x[i] = i == j ? 1.0f : i > j ? -sum : 0.0f;
     }

@@ -27,6 +27,7 @@ constexpr int kColumns = static_cast<int>(kTensorCoreColumns);
 constexpr int kWarps = kColumns / 16;
 constexpr int kThreads = kWarps * kWarp;
 constexpr int kVectors = static_cast<int>(RecordVector::kCount);
+static_assert(kVectors * kC / 4 <= kThreads);
 constexpr int kMatrixStride = kC + 8;  // halves: 16-byte rows of eight lines without conflicts
 constexpr int kValueStride = kColumns + 8;
 // Of two row scales: what is smaller yet is lost in the sum, and a larger quotient could overflow.
@@ -164,36 +165,44 @@ struct Walker {
   // Copies of a chunk's record and values, asynchronous where these are aligned.
   __device__ void fetch(Stage<K>& stage, const std::byte* k_record, const std::byte* head_record,
                         const Sequence& s, int64_t t0) const {
-    const int thread = static_cast<int>(threadIdx.x);
-    const auto rows = [&](__half* to, int stride, const std::byte* from, int row_halves) {
-      const int per_row = row_halves / 8;
-      for (int i = thread; i < kC * per_row; i += kThreads) {
-        copy_async(shared_address(to + i / per_row * stride + i % per_row * 8), from + i * 16);
+    const uint32_t thread = threadIdx.x;
+    const auto rows = [&](__half* to, uint32_t stride, const std::byte* from, auto halves) {
+      constexpr uint32_t kPerRow = decltype(halves)::value / 8;
+      const uint32_t first = shared_address(to) + (thread / kPerRow * stride + thread % kPerRow * 8) * 2;
+#pragma unroll
+      for (uint32_t i = 0; i < kC * kPerRow; i += kThreads) {
+        copy_async(first + i / kPerRow * stride * 2, from + (thread + i) * 16);
       }
     };
-    rows(stage.k, Stage<K>::kRowStride, k_record, K);
-    rows(stage.q, Stage<K>::kRowStride, k_record + kC * K * 2, K);
-    rows(stage.T, kMatrixStride, head_record, kC);
-    rows(stage.T_low, kMatrixStride, head_record + ChunkRecords::kMatrixBytes, kC);
-    rows(stage.P, kMatrixStride, head_record + 2 * ChunkRecords::kMatrixBytes, kC);
-    for (int i = thread; i < kVectors * kC / 4; i += kThreads) {
-      copy_async(shared_address(&stage.vectors[0][0] + i * 4),
-                 head_record + 3 * ChunkRecords::kMatrixBytes + i * 16);
+    using Wide = std::integral_constant<uint32_t, K>;
+    using Square = std::integral_constant<uint32_t, kC>;
+    rows(stage.k, Stage<K>::kRowStride, k_record, Wide());
+    rows(stage.q, Stage<K>::kRowStride, k_record + kC * K * 2, Wide());
+    rows(stage.T, kMatrixStride, head_record, Square());
+    rows(stage.T_low, kMatrixStride, head_record + ChunkRecords::kMatrixBytes, Square());
+    rows(stage.P, kMatrixStride, head_record + 2 * ChunkRecords::kMatrixBytes, Square());
+    if (thread < kVectors * kC / 4) {
+      copy_async(shared_address(&stage.vectors[0][0] + thread * 4),
+                 head_record + 3 * ChunkRecords::kMatrixBytes + thread * 16);
     }
     const T* first = reinterpret_cast<const T*>(p.v.at(s, t0, head)) + v0;
     const bool aligned = is_aligned(first, 16) && p.v.token_stride % 8 == 0;
     const int valid = static_cast<int>(s.length - t0 < kC ? s.length - t0 : kC);
     if (aligned) {
-      constexpr int kPerRow = kColumns / 8;
-      for (int i = thread; i < kC * kPerRow; i += kThreads) {
-        const int t = i / kPerRow;
-        copy_async(shared_address(stage.v + t * kValueStride + i % kPerRow * 8),
-                   first + (t < valid ? t : 0) * p.v.token_stride + i % kPerRow * 8,
-                   t < valid ? 16 : 0);
+      constexpr uint32_t kPerRow = kColumns / 8, kRowsAtOnce = kThreads / kPerRow;
+      int t = static_cast<int>(thread / kPerRow);
+      uint32_t to = shared_address(stage.v) + (thread / kPerRow * kValueStride + thread % kPerRow * 8) * 2;
+      const T* from = first + t * p.v.token_stride + thread % kPerRow * 8;
+#pragma unroll
+      for (uint32_t i = 0; i < kC; i += kRowsAtOnce) {
+        copy_async(to, t < valid ? from : first, t < valid ? 16 : 0);
+        t += kRowsAtOnce;
+        to += kRowsAtOnce * kValueStride * 2;
+        from += kRowsAtOnce * p.v.token_stride;
       }
     } else {
       const auto* bits = reinterpret_cast<const uint16_t*>(first);
-      for (int i = thread; i < kC * kColumns; i += kThreads) {
+      for (int i = static_cast<int>(thread); i < kC * kColumns; i += kThreads) {
         const int t = i / kColumns, v = i % kColumns;
         stage.v[t * kValueStride + v] = t < valid ? bits[t * p.v.token_stride + v] : uint16_t{0};
       }
@@ -232,13 +241,13 @@ struct Walker {
   }
 
   __device__ void store_out(const TokenTiles& out, const Sequence& s, int64_t t0) const {
-    const auto* base = reinterpret_cast<const T*>(p.out.at(s, t0, head));
-    const bool pairs = is_aligned(base, 4) && p.out.token_stride % 2 == 0;
+    T* to = reinterpret_cast<T*>(p.out.at(s, t0 + lane / 4, head)) + v0 + warp * 16 + lane % 4 * 2;
+    const bool pairs = is_aligned(to, 4) && p.out.token_stride % 2 == 0;
+    const int64_t left = s.length - t0;
+    const int valid_tokens = static_cast<int>(left < kC ? left : kC);
 #pragma unroll
-    for (int tile = 0; tile < kC / 8; ++tile) {
-      const int t = tile * 8 + lane / 4;
-      const bool valid = t0 + t < s.length;
-      T* to = reinterpret_cast<T*>(p.out.at(s, t0 + t, head)) + v0 + warp * 16 + lane % 4 * 2;
+    for (int tile = 0; tile < kC / 8; ++tile, to += 8 * p.out.token_stride) {
+      const bool valid = tile * 8 + lane / 4 < valid_tokens;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         union {

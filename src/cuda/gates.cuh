@@ -32,8 +32,8 @@ __device__ inline float log_decay(float a, float dt_bias, float exp_A, float bet
 
 __device__ inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
-// x sigmoid(x); expf gives infinity where x is very negative, and then -0.
-__device__ inline float silu(float x) { return x / (1.0f + expf(-x)); }
+// x sigmoid(x). The quick division gives 0 where the divisor passes 2^126.
+__device__ inline float silu(float x) { return __fdividef(x, 1.0f + expf(-x)); }
 
 // exp(x), at most the largest float, so that a product with zero is zero; NaN passes.
 __device__ inline float exp_finite(float x) {

@@ -6,6 +6,7 @@
 #include "cuda/launch.h"
 #include "cuda/resolve.cuh"
 #include "cuda/state_tile.cuh"
+#include "cuda/token_stage.cuh"
 
 namespace gdn::cuda {
 namespace {
@@ -34,19 +35,39 @@ __device__ Work work_of(const ReplayProblem& p, int64_t n, const Flag& flag) {
   return work;
 }
 
+// Records t0 .. t0 + count - 1 of a slot, staged as tokens are.
+template <int kK>
+__device__ void stage_records(TokenStage<kK>& stage, const ReplayProblem& p, int64_t slot,
+                              int64_t t0, int count, int64_t head, const Columns& columns) {
+  using Stage = TokenStage<kK>;
+  const int64_t qk_head = head / (p.shape.value_heads / p.shape.heads);
+  Stage::for_each_own(count, [&](int i) {
+    float k[Stage::kPerLane];
+    Stage::load_row(record_k(p, slot, t0 + i, qk_head), p.record_k.dtype,
+                    static_cast<int>(p.shape.K), k);
+    stage.put_values(i, record_v(p, slot, t0 + i, head), p.record_v.dtype, columns);
+    const float g = load_element(record_g(p, slot, t0 + i, head), p.record_g.dtype);
+    Stage::put_row(stage.k[i], k);
+    if (threadIdx.x % kWarp == 0) stage.decay[i] = decay_of(g);
+  });
+}
+
 template <class T, bool kVK, int kPerLane>
 __global__ void __launch_bounds__(128, resident_blocks(kPerLane))
-    replay_kernel(const __grid_constant__ ReplayProblem p, const Flag flag, int parts) {
+    replay_kernel(const __grid_constant__ ReplayProblem p, const Flag flag, int blocks_per_head) {
   using Tile = StateTile<T, kVK, kPerLane>;
+  // The records and the tokens are staged in turn, so that each needs one wait alone.
+  __shared__ TokenStage<kPerLane * kLanesPerColumn> records, tokens;
   const Shape& shape = p.shape;
-  const WarpPlace place(static_cast<uint32_t>(shape.value_heads), static_cast<uint32_t>(parts));
+  const BlockPlace place(static_cast<uint32_t>(shape.value_heads),
+                         static_cast<uint32_t>(blocks_per_head));
   const int K = static_cast<int>(shape.K), V = static_cast<int>(shape.V);
   const int64_t n = place.n, head = place.head;
   Tile tile(K, V, static_cast<int>(place.part) * columns_per_warp(kPerLane));
+  const Columns columns = BlockPlace::columns(static_cast<uint32_t>(blocks_per_head),
+                                              columns_per_warp(kPerLane), V);
   if (n >= p.sequences.count) {
-    if (n == p.sequences.count && p.verifies()) {
-      tile.zero_columns(p.out, tail_of(p.sequences), head);
-    }
+    if (p.verifies()) tile.zero_columns(p.out, tail_of(p.sequences), head);
     return;
   }
   const Work work = work_of(p, n, flag);
@@ -54,56 +75,80 @@ __global__ void __launch_bounds__(128, resident_blocks(kPerLane))
     if (p.verifies()) tile.zero_columns(p.out, work.s, head);
     return;
   }
-  const int64_t slot = work.slot.slot;
+  const int64_t slot = work.slot.slot, accepted = work.slot.accepted;
   std::byte* state = p.state.at(slot, head * V * K);
-  tile.load(state);
-  const int64_t qk_head = head / (shape.value_heads / shape.heads);
-  float k[kPerLane], v_new[Tile::kColumns];
-  for (int64_t t = 0; t < work.slot.accepted; ++t) {
-    tile.map.load_row(record_k(p, slot, t, qk_head), p.record_k.dtype, K, k);
-    tile.load_columns(record_v(p, slot, t, head), p.record_v.dtype, v_new);
-    tile.fold(load_element(record_g(p, slot, t, head), p.record_g.dtype), v_new, k);
-  }
-  if (work.slot.accepted > 0) tile.store(state, p.state.dtype);
-  if (!p.verifies()) return;
-  __syncwarp();  // all lanes have read the old v_new
-  for (int64_t t = 0; t < work.s.length; ++t) {
-    float q[kPerLane], v[Tile::kColumns], out[Tile::kColumns];
-    tile.map.load_row(p.k.at(work.s, t, qk_head), p.k.dtype, K, k);
-    tile.map.load_row(p.q.at(work.s, t, qk_head), p.q.dtype, K, q);
-    tile.load_columns(p.v.at(work.s, t, head), p.v.dtype, v);
-    const Gate gate = load_gate(p.gates, work.s, t, head);
-    if (p.use_qk_l2norm) {
-      Tile::Map::l2norm(k, p.l2norm_eps);
-      Tile::Map::l2norm(q, p.l2norm_eps);
+  typename Tile::Loaded loaded;
+  tile.begin_load(state, loaded);
+  const auto staged = [](int64_t left) {
+    return static_cast<int>(left < kStagedTokens ? left : kStagedTokens);
+  };
+  stage_records(records, p, slot, 0, staged(accepted), head, columns);
+  if (p.verifies()) tokens.fill(p, work.s, 0, staged(work.s.length), head, columns);
+  __syncthreads();
+  tile.unpack(loaded);
+  for (int64_t t0 = 0; t0 < accepted; t0 += kStagedTokens) {
+    const int count = staged(accepted - t0);
+    if (t0 > 0) {
+      __syncthreads();
+      stage_records(records, p, slot, t0, count, head, columns);
+      __syncthreads();
     }
-    tile.step(k, q, Tile::Map::dot(k, q), gate, p.scale, v, v_new, out);
-    tile.store_columns(p.out.at(work.s, t, head), p.out.dtype, out);
-    tile.store_columns(record_v(p, slot, t, head), p.record_v.dtype, v_new);
+    for (int i = 0; i < count; ++i) {
+      float k[kPerLane], v_new[Tile::kColumns];
+      tile.load_row(records.k[i], k);
+      tile.load_columns(records.v[i], v_new);
+      tile.fold(records.decay[i], v_new, k);
+    }
+  }
+  if (accepted > 0) tile.store(state, p.state.dtype);
+  if (!p.verifies()) return;
+  __syncthreads();  // all warps have staged the old v_new
+  for (int64_t t0 = 0; t0 < work.s.length; t0 += kStagedTokens) {
+    const int count = staged(work.s.length - t0);
+    if (t0 > 0) {
+      __syncthreads();
+      tokens.fill(p, work.s, t0, count, head, columns);
+      __syncthreads();
+    }
+    for (int i = 0; i < count; ++i) {
+      float k[kPerLane], q[kPerLane], v[Tile::kColumns], v_new[Tile::kColumns],
+          out[Tile::kColumns];
+      tile.load_row(tokens.k[i], k);
+      tile.load_row(tokens.q[i], q);
+      tile.load_columns(tokens.v[i], v);
+      tile.step(k, q, tokens.kq[i], tokens.decay[i], tokens.beta[i], p.scale, v, v_new, out);
+      tile.store_columns(p.out.at(work.s, t0 + i, head), p.out.dtype, out);
+      tile.store_columns(record_v(p, slot, t0 + i, head), p.record_v.dtype, v_new);
+    }
   }
 }
 
-// The keys and decays of the new records: a warp for a token and q/k head of a sequence.
-template <int kPerLane>
+// The keys and decays of the new records: a warp for a q/k head of a sequence.
+template <int kK>
 __global__ void __launch_bounds__(128)
     record_kernel(const __grid_constant__ ReplayProblem p, const Flag flag) {
-  using Map = LaneMap<float, true, kPerLane>;
+  using Stage = TokenStage<kK>;
   const Shape& shape = p.shape;
   const int64_t group = shape.value_heads / shape.heads;
   const int K = static_cast<int>(shape.K);
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const uint32_t warp = blockIdx.x * (blockDim.x / kWarp) + threadIdx.x / kWarp;
   const int64_t qk_head = warp % static_cast<uint32_t>(shape.heads);
   const int64_t n = warp / static_cast<uint32_t>(shape.heads);
   if (n >= p.sequences.count) return;
   const Work work = work_of(p, n, flag);
   if (work.slot.slot < 0) return;
-  const Map map;
   for (int64_t t = 0; t < work.s.length; ++t) {
-    float k[kPerLane];
-    map.load_row(p.k.at(work.s, t, qk_head), p.k.dtype, K, k);
-    if (p.use_qk_l2norm) Map::l2norm(k, p.l2norm_eps);
-    if (map.group == 0) map.store_row(record_k(p, work.slot.slot, t, qk_head), p.record_k.dtype, K, k);
-    for (int64_t h = map.lane; h < group; h += kWarp) {
+    float k[Stage::kPerLane];
+    Stage::load_row(p.k.at(work.s, t, qk_head), p.k.dtype, K, k);
+    if (p.use_qk_l2norm) Stage::l2norm(k, p.l2norm_eps);
+    std::byte* to = record_k(p, work.slot.slot, t, qk_head);
+#pragma unroll
+    for (int i = 0; i < Stage::kPerLane; ++i) {
+      const int at = lane * Stage::kPerLane + i;
+      if (at < K) store_element(to, p.record_k.dtype, k[i], at);
+    }
+    for (int64_t h = lane; h < group; h += kWarp) {
       const int64_t head = qk_head * group + h;
       store_element(record_g(p, work.slot.slot, t, head), p.record_g.dtype,
                     load_gate(p.gates, work.s, t, head).g);
@@ -117,11 +162,11 @@ Status replace_records(const ReplayProblem& problem, const Stream& stream) {
   const Flag flag{stream.out_of_range};
   switch (elements_per_lane(problem.shape.K)) {
     case 8:
-      return launch(&record_kernel<8>, how, problem, flag);
+      return launch(&record_kernel<64>, how, problem, flag);
     case 16:
-      return launch(&record_kernel<16>, how, problem, flag);
+      return launch(&record_kernel<128>, how, problem, flag);
     default:
-      return launch(&record_kernel<32>, how, problem, flag);
+      return launch(&record_kernel<256>, how, problem, flag);
   }
 }
 
@@ -132,14 +177,14 @@ Status replay(const ReplayProblem& problem, const Device& device, const Stream& 
   Status status =
       with_tile(problem.state.dtype, shape.layout, shape.K, [&](auto element, auto vk, auto size) {
         constexpr int kColumns = columns_per_warp(size);
-        const int64_t parts = (shape.V + kColumns - 1) / kColumns;
         const int64_t sequences = shape.sequences + (problem.sequences.cu_seqlens.given() ? 1 : 0);
-        const int64_t warps = sequences * shape.value_heads * parts;
-        const int per_block = warps_per_block(warps, device.multiprocessors);
+        const int64_t heads = sequences * shape.value_heads;
+        const BlockGrid grid =
+            BlockGrid::of(heads, (shape.V + kColumns - 1) / kColumns, device.multiprocessors);
         return launch(
             &replay_kernel<decltype(element), decltype(vk)::value, decltype(size)::value>,
-            {(warps + per_block - 1) / per_block, per_block * kWarp, 0, stream.stream}, problem,
-            Flag{stream.out_of_range}, static_cast<int>(parts));
+            {heads * grid.blocks_per_head, grid.warps * kWarp, 0, stream.stream}, problem,
+            Flag{stream.out_of_range}, grid.blocks_per_head);
       });
   if (!status.ok() || !problem.verifies()) return status;
   return replace_records(problem, stream);

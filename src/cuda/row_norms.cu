@@ -38,21 +38,29 @@ __device__ float sum_of_squares(const T* x, int64_t D) {
   return sum_over_lanes<1, 16>(sum);
 }
 
-__device__ int64_t row_of_warp() {
-  return static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
+__device__ uint32_t row_of_warp() { return blockIdx.x * kWarps + threadIdx.x / kWarp; }
+
+// row_offset() of problem.h by 32-bit divisions, which rows of a grid fit in.
+__device__ int64_t offset_of(const int64_t (&extents)[3], const int64_t (&strides)[3],
+                             uint32_t row) {
+  const auto e1 = static_cast<uint32_t>(extents[1]), e2 = static_cast<uint32_t>(extents[2]);
+  const uint32_t outer = row / e2, i2 = row - outer * e2;
+  const uint32_t i0 = outer / e1, i1 = outer - i0 * e1;
+  return i0 * strides[0] + i1 * strides[1] + i2 * strides[2];
 }
 
 template <class T>
 __global__ void __launch_bounds__(kWarps* kWarp)
     l2norm_kernel(const __grid_constant__ L2normProblem p) {
-  const int64_t row = row_of_warp(), D = p.shape.K;
+  const uint32_t row = row_of_warp();
+  const int64_t D = p.shape.K;
   if (row >= p.shape.sequences) return;
-  const T* x = reinterpret_cast<const T*>(p.x) + row_offset(p.extents, p.x_strides, row);
+  const T* x = reinterpret_cast<const T*>(p.x) + offset_of(p.extents, p.x_strides, row);
   const float factor = 1.0f / sqrtf(__fadd_rn(sum_of_squares(x, D), p.eps));
   const bool vectors = by_runs(x, D);
   with_element(p.y_dtype, [&](auto element) {
     using Y = decltype(element);
-    Y* y = reinterpret_cast<Y*>(p.y) + row_offset(p.extents, p.y_strides, row);
+    Y* y = reinterpret_cast<Y*>(p.y) + offset_of(p.extents, p.y_strides, row);
     const bool y_vectors = by_runs(y, D);
     for_each_run(D, [&](int64_t i, int valid) {
       float part[kRun];
@@ -67,16 +75,17 @@ __global__ void __launch_bounds__(kWarps* kWarp)
 template <class T>
 __global__ void __launch_bounds__(kWarps* kWarp)
     rms_norm_gated_kernel(const __grid_constant__ RmsNormGatedProblem p) {
-  const int64_t row = row_of_warp(), D = p.shape.K;
+  const uint32_t row = row_of_warp();
+  const int64_t D = p.shape.K;
   if (row >= p.shape.sequences) return;
-  const T* x = reinterpret_cast<const T*>(p.x) + row_offset(p.extents, p.x_strides, row);
-  const T* z = reinterpret_cast<const T*>(p.z) + row_offset(p.extents, p.z_strides, row);
+  const T* x = reinterpret_cast<const T*>(p.x) + offset_of(p.extents, p.x_strides, row);
+  const T* z = reinterpret_cast<const T*>(p.z) + offset_of(p.extents, p.z_strides, row);
   const float mean = sum_of_squares(x, D) / static_cast<float>(D);
   const float factor = 1.0f / sqrtf(__fadd_rn(mean, p.eps));
   const bool x_vectors = by_runs(x, D), z_vectors = by_runs(z, D);
   with_element(p.y_dtype, [&](auto element) {
     using Y = decltype(element);
-    Y* y = reinterpret_cast<Y*>(p.y) + row_offset(p.extents, p.y_strides, row);
+    Y* y = reinterpret_cast<Y*>(p.y) + offset_of(p.extents, p.y_strides, row);
     const bool y_vectors = by_runs(y, D);
     for_each_run(D, [&](int64_t i, int valid) {
       float part[kRun], gate[kRun];
@@ -93,8 +102,11 @@ __global__ void __launch_bounds__(kWarps* kWarp)
   });
 }
 
+// 32 bits of rows: the launcher refuses a grid that has more than 2^31 blocks.
 Launch rows(int64_t count, const Stream& stream) {
-  return {(count + kWarps - 1) / kWarps, kWarps * kWarp, 0, stream.stream};
+  constexpr int64_t kMostRows = int64_t{1} << 32;
+  const int64_t blocks = (count + kWarps - 1) / kWarps;
+  return {count < kMostRows ? blocks : INT64_MAX, kWarps * kWarp, 0, stream.stream};
 }
 
 }  // namespace

@@ -14,6 +14,7 @@
 
 #include "cuda/element.cuh"
 #include "cuda/gates.cuh"
+#include "cuda/token_stage.cuh"
 #include "problem.h"
 
 namespace gdn::cuda {
@@ -24,139 +25,128 @@ constexpr int kColumnGroups = kWarp / kLanesPerColumn;
 // Elements of K that a lane has: 8, 16 or 32.
 inline int elements_per_lane(int64_t K) { return K <= 64 ? 8 : K <= 128 ? 16 : 32; }
 // V columns of a warp, so that state, k and q fit in the registers.
-constexpr int columns_per_lane(int per_lane) { return per_lane == 32 ? 2 : 3; }
+constexpr int columns_per_lane(int per_lane) { return per_lane == 32 ? 2 : 4; }
 constexpr int columns_per_warp(int per_lane) {
   return columns_per_lane(per_lane) * kColumnGroups;
 }
 
-// Lanes, and the elements of K that they have.
-template <class T, bool kVK, int kPerLane>
-struct LaneMap {
-  static constexpr int kColumns = columns_per_lane(kPerLane);
-  static constexpr int kRun = kVK ? Vector16<T>::kCount : kPerLane;
-  static constexpr int kRuns = kPerLane / kRun;
-
-  int lane = static_cast<int>(threadIdx.x) % kWarp;
-  int group = kVK ? lane / kLanesPerColumn : lane % kColumnGroups;   // of columns
-  int member = kVK ? lane % kLanesPerColumn : lane / kColumnGroups;  // of the lanes of a column
-
-  // The first element of a run.
-  __device__ __forceinline__ int run_begin(int run) const { return (member + kLanesPerColumn * run) * kRun; }
-
-  // Over the lanes of a column.
-  __device__ __forceinline__ static float sum(float x) {
-    return kVK ? sum_over_lanes<1, 4>(x) : sum_over_lanes<4, 16>(x);
-  }
-
-  // The lane's elements of a row of K floats of any dtype.
-  __device__ __forceinline__ void load_row(const std::byte* row, DType dtype, int K, float (&x)[kPerLane]) const {
-    with_element(dtype, [&](auto element) {
-      using E = decltype(element);
-      constexpr int kBytes = kRun * static_cast<int>(sizeof(E));
-      const E* p = reinterpret_cast<const E*>(row);
-      const bool vectors = K % kRun == 0 && is_aligned(p, kBytes < 16 ? kBytes : 16);
-#pragma unroll
-      for (int run = 0; run < kRuns; ++run) {
-        float part[kRun];
-        load_run(p + run_begin(run), K - run_begin(run), vectors, part);
-#pragma unroll
-        for (int i = 0; i < kRun; ++i) x[run * kRun + i] = part[i];
-      }
-    });
-  }
-  __device__ __forceinline__ void store_row(std::byte* row, DType dtype, int K, const float (&x)[kPerLane]) const {
-    with_element(dtype, [&](auto element) {
-      using E = decltype(element);
-      E* p = reinterpret_cast<E*>(row);
-#pragma unroll
-      for (int run = 0; run < kRuns; ++run) {
-#pragma unroll
-        for (int i = 0; i < kRun; ++i) {
-          if (run_begin(run) + i < K) p[run_begin(run) + i] = from_float<E>(x[run * kRun + i]);
-        }
-      }
-    });
-  }
-
-  // sum x y over K.
-  __device__ __forceinline__ static float dot(const float (&x)[kPerLane], const float (&y)[kPerLane]) {
-    float total = 0;
-#pragma unroll
-    for (int i = 0; i < kPerLane; ++i) total = __fmaf_rn(x[i], y[i], total);
-    return sum(total);
-  }
-  __device__ __forceinline__ static void l2norm(float (&x)[kPerLane], float eps) {
-    const float factor = 1.0f / sqrtf(__fadd_rn(dot(x, x), eps));
-#pragma unroll
-    for (int i = 0; i < kPerLane; ++i) x[i] *= factor;
-  }
+// Registers of a number of bytes.
+template <int kBytes>
+struct PieceOf;
+template <>
+struct PieceOf<16> {
+  using Type = uint4;
+};
+template <>
+struct PieceOf<8> {
+  using Type = uint2;
+};
+template <>
+struct PieceOf<4> {
+  using Type = uint32_t;
 };
 
 template <class T, bool kVK, int kPerLane>
 struct StateTile {
-  using Map = LaneMap<T, kVK, kPerLane>;
-  static constexpr int kColumns = Map::kColumns;
+  static constexpr int kColumns = columns_per_lane(kPerLane);
+  // A piece is what one load brings: elements of K, or columns, that lie side by side.
+  static constexpr int kPiece = kVK ? Vector16<T>::kCount : kColumns;
+  static constexpr int kPieces = kColumns * kPerLane / kPiece;
+  using Piece = typename PieceOf<kPiece * static_cast<int>(sizeof(T))>::Type;
+  union PieceElements {
+    Piece piece;
+    T element[kPiece];
+  };
+  struct Loaded {
+    Piece pieces[kPieces];
+  };
 
-  Map map;
   int K, V;
+  int lane, group, member;
   int v0;  // the lane's first column
   float s[kColumns][kPerLane];
 
-  __device__ StateTile(int k, int v, int first_column) : K(k), V(v) {
-    v0 = first_column + map.group * kColumns;
+  __device__ __forceinline__ StateTile(int k, int v, int first_column) : K(k), V(v) {
+    lane = static_cast<int>(threadIdx.x) % kWarp;
+    group = kVK ? lane / kLanesPerColumn : lane % kColumnGroups;
+    member = kVK ? lane % kLanesPerColumn : lane / kColumnGroups;
+    v0 = first_column + group * kColumns;
   }
 
-  // Body(bool_constant vectors) where `head` of the state may be accessed by vectors.
-  template <class E, class Body>
-  __device__ __forceinline__ void by_vectors(const E* head, const Body& body) const {
-    constexpr int kBytes = (kVK ? Map::kRun : kColumns) * static_cast<int>(sizeof(E));
-    const bool vectors = (kVK ? K % Map::kRun : V % kColumns) == 0 &&
-                         is_aligned(head, kBytes < 16 ? kBytes : 16);
-    if (vectors) {
-      body(std::true_type());
-    } else {
-      body(std::false_type());
-    }
+  // Column and element of K of a piece's first element, both of the lane's own.
+  static __device__ __forceinline__ int column_of(int piece) {
+    return kVK ? piece / (kPerLane / kPiece) : 0;
+  }
+  static __device__ __forceinline__ int element_of(int piece) {
+    return kVK ? piece % (kPerLane / kPiece) * kPiece : piece;
+  }
+  // Where element i of the lane is in a row of K.
+  __device__ __forceinline__ int k_of(int i) const {
+    return kVK ? (member + kLanesPerColumn * (i / kPiece)) * kPiece + i % kPiece
+               : member * kPerLane + i;
+  }
+  // Over the lanes of a column.
+  static __device__ __forceinline__ float sum(float x) {
+    return kVK ? sum_over_lanes<1, 4>(x) : sum_over_lanes<4, 16>(x);
   }
 
-  // From the first element of a value head in a slot; nullptr: zero.
-  __device__ __forceinline__ void load(const std::byte* from) {
-    if (from == nullptr) {
-#pragma unroll
-      for (int c = 0; c < kColumns; ++c) {
-#pragma unroll
-        for (int i = 0; i < kPerLane; ++i) s[c][i] = 0;
-      }
-      return;
-    }
+  // Elements of a piece that exist, and where it begins in the head. `row` is the slot's stride.
+  __device__ __forceinline__ int valid_in(int piece) const {
+    const int v = v0 + column_of(piece), k = k_of(element_of(piece));
+    return kVK ? (v < V ? K - k : 0) : (k < K ? V - v : 0);
+  }
+  __device__ __forceinline__ int begin_of(int piece, int row) const {
+    const int v = v0 + column_of(piece), k = k_of(element_of(piece));
+    return kVK ? v * row + k : k * row + v;
+  }
+  template <class E>
+  __device__ __forceinline__ bool by_vectors(const E* head) const {
+    constexpr int kBytes = kPiece * static_cast<int>(sizeof(E));
+    return (kVK ? K : V) % kPiece == 0 && is_aligned(head, kBytes < 16 ? kBytes : 16);
+  }
+
+  // Begins the loads from the first element of a value head; nullptr: zeros. Nothing waits for them
+  // before unpack().
+  __device__ __forceinline__ void begin_load(const std::byte* from, Loaded& loaded) const {
     const T* head = reinterpret_cast<const T*>(from);
-    by_vectors(head, [&](auto vectors) {
-      if constexpr (kVK) {
+    const bool given = head != nullptr;
+    const int row = kVK ? K : V;
+    if (by_vectors(head)) {
 #pragma unroll
-        for (int c = 0; c < kColumns; ++c) {
-#pragma unroll
-          for (int run = 0; run < Map::kRuns; ++run) {
-            const int k = map.run_begin(run);
-            float part[Map::kRun];
-            load_run(head + (v0 + c) * K + k, v0 + c < V ? K - k : 0, vectors, part);
-#pragma unroll
-            for (int i = 0; i < Map::kRun; ++i) s[c][run * Map::kRun + i] = part[i];
-          }
-        }
-      } else {
-#pragma unroll
-        for (int i = 0; i < kPerLane; ++i) {
-          const int k = map.run_begin(0) + i;
-          float part[kColumns];
-          load_run(head + k * V + v0, k < K ? V - v0 : 0, vectors, part);
-#pragma unroll
-          for (int c = 0; c < kColumns; ++c) s[c][i] = part[c];
+      for (int i = 0; i < kPieces; ++i) {
+        loaded.pieces[i] = Piece{};
+        if (given && valid_in(i) > 0) {
+          loaded.pieces[i] = __ldcs(reinterpret_cast<const Piece*>(head + begin_of(i, row)));
         }
       }
-    });
+    } else {
+#pragma unroll
+      for (int i = 0; i < kPieces; ++i) {
+        PieceElements elements;
+        elements.piece = Piece{};
+        const int valid = valid_in(i);
+#pragma unroll
+        for (int e = 0; e < kPiece; ++e) {
+          if (e < valid) elements.element[e] = head[begin_of(i, row) + e];
+        }
+        loaded.pieces[i] = elements.piece;
+      }
+    }
+  }
+  __device__ __forceinline__ void unpack(const Loaded& loaded) {
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) {
+      PieceElements elements;
+      elements.piece = loaded.pieces[i];
+#pragma unroll
+      for (int e = 0; e < kPiece; ++e) {
+        s[column_of(i) + (kVK ? 0 : e)][element_of(i) + (kVK ? e : 0)] =
+            to_float(elements.element[e]);
+      }
+    }
   }
 
-  // To a slot of any dtype. The strides are opaque to the compiler, which would else keep every
+  // To a slot of any dtype. The stride is opaque to the compiler, which would else keep every
   // offset in registers over all tokens.
   __device__ __forceinline__ void store(std::byte* to, DType dtype) const {
     int row = kVK ? K : V;
@@ -164,61 +154,56 @@ struct StateTile {
     with_element(dtype, [&](auto element) {
       using E = decltype(element);
       E* head = reinterpret_cast<E*>(to);
-      by_vectors(head, [&](auto vectors) {
-        if constexpr (kVK) {
+      const bool vectors = by_vectors(head);
 #pragma unroll
-          for (int c = 0; c < kColumns; ++c) {
+      for (int i = 0; i < kPieces; ++i) {
+        float part[kPiece];
 #pragma unroll
-            for (int run = 0; run < Map::kRuns; ++run) {
-              const int k = map.run_begin(run);
-              float part[Map::kRun];
-#pragma unroll
-              for (int i = 0; i < Map::kRun; ++i) part[i] = s[c][run * Map::kRun + i];
-              store_run(head + (v0 + c) * row + k, v0 + c < V ? K - k : 0, vectors, part);
-            }
-          }
-        } else {
-#pragma unroll
-          for (int i = 0; i < kPerLane; ++i) {
-            const int k = map.run_begin(0) + i;
-            float part[kColumns];
-#pragma unroll
-            for (int c = 0; c < kColumns; ++c) part[c] = s[c][i];
-            store_run(head + k * row + v0, k < K ? V - v0 : 0, vectors, part);
-          }
+        for (int e = 0; e < kPiece; ++e) {
+          part[e] = s[column_of(i) + (kVK ? 0 : e)][element_of(i) + (kVK ? e : 0)];
         }
-      });
+        store_run(head + begin_of(i, row), valid_in(i), vectors, part);
+      }
     });
   }
 
-  // The lane's columns of a row of V floats.
-  __device__ __forceinline__ void load_columns(const std::byte* row, DType dtype, float (&x)[kColumns]) const {
+  // The lane's elements of a row of K, its columns of a row of V, in shared memory.
+  __device__ __forceinline__ void load_row(const float* row, float (&x)[kPerLane]) const {
 #pragma unroll
-    for (int c = 0; c < kColumns; ++c) {
-      x[c] = v0 + c < V ? load_element(row, dtype, v0 + c) : 0.0f;
+    for (int i = 0; i < kPerLane; i += 4) {
+      const float4 part = *reinterpret_cast<const float4*>(row + k_of(i));
+      x[i] = part.x, x[i + 1] = part.y, x[i + 2] = part.z, x[i + 3] = part.w;
     }
   }
-  // And back, of columns that all lanes of a column know: each of the first lanes stores one.
-  __device__ __forceinline__ void store_columns(std::byte* row, DType dtype, const float (&x)[kColumns]) const {
-    float mine = x[0];
+  __device__ __forceinline__ void load_columns(const float* row, float (&x)[kColumns]) const {
 #pragma unroll
-    for (int c = 1; c < kColumns; ++c) mine = map.member == c ? x[c] : mine;
-    const int v = v0 + map.member;
-    if (map.member < kColumns && v < V) store_element(row, dtype, mine, v);
+    for (int c = 0; c < kColumns; ++c) x[c] = v0 + c < V ? row[v0 + c] : 0.0f;
   }
-  __device__ __forceinline__ void zero_columns(const TokenTensor& out, const Sequence& s_, int64_t head) const {
+  // Columns that all lanes of a column know: each of the first lanes stores one.
+  __device__ __forceinline__ void store_columns(std::byte* row, DType dtype,
+                                                const float (&x)[kColumns]) const {
+    float mine = x[0];
+    if (member == 1) mine = x[1];
+    if constexpr (kColumns == 4) {
+      if (member == 2) mine = x[2];
+      if (member == 3) mine = x[3];
+    }
+    const int v = v0 + member;
+    if (member < kColumns && v < V) store_element(row, dtype, mine, v);
+  }
+  __device__ __forceinline__ void zero_columns(const TokenTensor& out, const Sequence& rows,
+                                               int64_t head) const {
     const float zeros[kColumns] = {};
-    for (int64_t t = 0; t < s_.length; ++t) {
-      store_columns(out.at(s_, t, head), out.dtype, zeros);
+    for (int64_t t = 0; t < rows.length; ++t) {
+      store_columns(out.at(rows, t, head), out.dtype, zeros);
     }
   }
 
-  // S <- exp(g) S; v_new = beta (v - S k); S <- S + v_new k^T; out = scale S q, of which both sums
-  // over K are taken from S before the token, where its loads have just come in.
-  __device__ __forceinline__ void step(const float (&k)[kPerLane], const float (&q)[kPerLane], float kq,
-                       const Gate& gate, float scale, const float (&v)[kColumns],
-                       float (&v_new)[kColumns], float (&out)[kColumns]) {
-    const float decay = decay_of(gate.g);
+  // S <- decay S; v_new = beta (v - S k); S <- S + v_new k^T; out = scale S q, where kq = k . q.
+  __device__ __forceinline__ void step(const float (&k)[kPerLane], const float (&q)[kPerLane],
+                                       float kq, float decay, float beta, float scale,
+                                       const float (&v)[kColumns], float (&v_new)[kColumns],
+                                       float (&out)[kColumns]) {
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
       float with_k = 0, with_q = 0;
@@ -228,16 +213,16 @@ struct StateTile {
         with_k = __fmaf_rn(s[c][i], k[i], with_k);
         with_q = __fmaf_rn(s[c][i], q[i], with_q);
       }
-      v_new[c] = __fmul_rn(gate.beta, __fsub_rn(v[c], Map::sum(with_k)));
-      out[c] = __fmul_rn(scale, __fmaf_rn(v_new[c], kq, Map::sum(with_q)));
+      v_new[c] = __fmul_rn(beta, __fsub_rn(v[c], sum(with_k)));
+      out[c] = __fmul_rn(scale, __fmaf_rn(v_new[c], kq, sum(with_q)));
 #pragma unroll
       for (int i = 0; i < kPerLane; ++i) s[c][i] = __fmaf_rn(v_new[c], k[i], s[c][i]);
     }
   }
 
-  // S <- exp(g) S + v_new k^T.
-  __device__ __forceinline__ void fold(float g, const float (&v_new)[kColumns], const float (&k)[kPerLane]) {
-    const float decay = decay_of(g);
+  // S <- decay S + v_new k^T.
+  __device__ __forceinline__ void fold(float decay, const float (&v_new)[kColumns],
+                                       const float (&k)[kPerLane]) {
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
 #pragma unroll
@@ -251,21 +236,34 @@ struct StateTile {
 // Blocks of 128 threads that should fit on a multiprocessor: enough loads in flight.
 constexpr int resident_blocks(int per_lane) { return per_lane == 32 ? 2 : 3; }
 
-// A warp's place in the grid of a delta-rule kernel over (sequence, value head, part of V).
-struct WarpPlace {
-  uint32_t n, head, part;
-  __device__ WarpPlace(uint32_t heads, uint32_t parts) {
-    const uint32_t warp = blockIdx.x * (blockDim.x / kWarp) + threadIdx.x / kWarp;
-    part = warp % parts;
-    head = warp / parts % heads;
-    n = warp / parts / heads;
+// The grid of a delta-rule kernel: blocks of some warps of one (sequence, value head), each warp
+// with columns of its own.
+struct BlockGrid {
+  int blocks_per_head;
+  int warps;
+
+  // One warp a block where there is little work, so that it spreads over the multiprocessors.
+  static BlockGrid of(int64_t heads, int64_t parts, int multiprocessors) {
+    constexpr int kMostWarps = 4;
+    const bool spread = heads * parts < int64_t{16} * multiprocessors;
+    const int warps = spread ? 1 : static_cast<int>(parts < kMostWarps ? parts : kMostWarps);
+    return {static_cast<int>((parts + warps - 1) / warps), warps};
   }
 };
-
-// Warps of a block: one where there is little work, so that it spreads over the multiprocessors.
-inline int warps_per_block(int64_t warps, int multiprocessors) {
-  return warps >= int64_t{16} * multiprocessors ? 4 : 1;
-}
+struct BlockPlace {
+  uint32_t n, head, part;  // part: of the warp
+  __device__ __forceinline__ BlockPlace(uint32_t heads, uint32_t blocks_per_head) {
+    part = blockIdx.x % blocks_per_head * (blockDim.x / kWarp) + threadIdx.x / kWarp;
+    head = blockIdx.x / blocks_per_head % heads;
+    n = blockIdx.x / blocks_per_head / heads;
+  }
+  // V columns of the block's warps, of `per_warp` each.
+  static __device__ __forceinline__ Columns columns(uint32_t blocks_per_head, int per_warp, int V) {
+    const int per_block = static_cast<int>(blockDim.x) / kWarp * per_warp;
+    const int begin = static_cast<int>(blockIdx.x % blocks_per_head) * per_block;
+    return {begin, begin + per_block < V ? begin + per_block : V};
+  }
+};
 
 // Calls body(T(), bool_constant<kVK>, integral_constant<int, kPerLane>).
 template <class Body>
