@@ -21,7 +21,7 @@ HWY_INLINE void pack_rows(const DeltaRuleProblem& problem, const TokenTensor& te
                           float* rows) {
   const int64_t K = problem.shape.K, padded = padded_k(K);
   for (int64_t i = 0; i < kChunk; ++i) {
-    float* row = rows + i * padded;
+    float* row = rows + i * kRowStride;
     if (i >= count) {
       std::fill_n(row, padded, 0.0f);
       continue;
@@ -39,13 +39,13 @@ HWY_INLINE void pack_rows(const DeltaRuleProblem& problem, const TokenTensor& te
 
 // gram[r][j] = row r . k_j, the rows of k first, then those of q. All of the square: the triangle
 // that is needed saves nothing at this size.
-HWY_INLINE void gram(const float* columns, int64_t K, float* gram) {
+HWY_INLINE void gram(const float* rows, const float* columns, int64_t K, float* gram) {
   constexpr int kN = kChunk / kLanes;
-  constexpr int kR = kN >= 8 ? 2 : 16 / kN;
+  constexpr int kR = kRows * kVecs / kN;
   for (int r = 0; r < 2 * kChunk; r += kR) {
     Tile<kR, kN> tile;
     set_zero(tile);
-    add_product<1>(tile, columns + r, 2 * kChunk, columns, 2 * kChunk, K);
+    add_product<kRowStride>(tile, rows + r * kRowStride, 1, columns, kChunk, K);
 #pragma GCC unroll 16
     for (int i = 0; i < kR; ++i) {
 #pragma GCC unroll 16
@@ -73,7 +73,7 @@ struct PanelStep : PanelRows<T> {
       for (int64_t i = 0; i < tokens; ++i) prefetch_row(this->v_row(r + i), panel.width);
       Tile<kRows, kVecs> tile;
       set_zero(tile);
-      add_product<1>(tile, scratch.columns + r, 2 * kChunk, panel.state, kPanel, K);
+      add_product<kRowStride>(tile, scratch.rows + r * kRowStride, 1, panel.state, kPanel, K);
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; ++i) {
         const Vec beta = hn::Set(d, gates.beta[r + i]);
@@ -81,8 +81,9 @@ struct PanelStep : PanelRows<T> {
         const bool token = i < tokens;
 #pragma GCC unroll 16
         for (int j = 0; j < kVecs; ++j) {
-          const Vec v = HWY_LIKELY(token) ? this->load_columns(this->v_row(r + i), j) : hn::Zero(d);
-          tile.at[i][j] = hn::Mul(beta, hn::NegMulAdd(decay, tile.at[i][j], v));
+          const Vec row =
+              HWY_LIKELY(token) ? this->load_columns(this->v_row(r + i), j) : hn::Zero(d);
+          tile.at[i][j] = hn::Mul(beta, hn::NegMulAdd(decay, tile.at[i][j], row));
         }
       }
       add_product<kChunk>(tile, &gates.minus_a[r][0], 1, v_new, kPanel, r);
@@ -113,7 +114,8 @@ struct PanelStep : PanelRows<T> {
     for (int r = 0; r < count; r += kRows) {
       Tile<kRows, kVecs> tile;
       set_zero(tile);
-      add_product<1>(tile, scratch.columns + kChunk + r, 2 * kChunk, panel.state, kPanel, K);
+      add_product<kRowStride>(tile, scratch.rows + (kChunk + r) * kRowStride, 1, panel.state,
+                              kPanel, K);
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; ++i) {
         const Vec factor = hn::Set(d, gates.from_start[r + i] * problem.scale);
@@ -140,7 +142,7 @@ struct PanelStep : PanelRows<T> {
           tile.at[i][j] = hn::Mul(whole, load(state + i * kPanel + j * kLanes));
         }
       }
-      add_product<1>(tile, key, K, decayed, kPanel, tokens);
+      add_product<1>(tile, key, kRowStride, decayed, kPanel, tokens);
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 16
@@ -151,7 +153,7 @@ struct PanelStep : PanelRows<T> {
 
   void update_and_store_every_state(int64_t n) const {
     for (int64_t i = 0; i < count; ++i) {
-      const float* key = scratch.rows + i * K;
+      const float* key = scratch.rows + i * kRowStride;
       add_token(panel.state, K, scratch.gates->step[i], scratch.v_new + i * kPanel,
                 [&](int64_t k) { return key[k]; });
       this->store_token_state(n, i, scratch.slot_rows);
@@ -169,9 +171,10 @@ inline void chunk(const DeltaRuleProblem& problem, const Split& split, int64_t i
         problem, split, split.task(index), scratch, [](const Panel&) {},
         [&](const Sequence& sequence, int64_t t0, int64_t count, int64_t head) {
           pack_rows<T>(problem, problem.k, sequence, t0, count, head, scratch.rows);
-          pack_rows<T>(problem, problem.q, sequence, t0, count, head, scratch.rows + kChunk * K);
-          transpose(scratch.rows, K, 2 * kChunk, K, scratch.columns, 2 * kChunk);
-          gram(scratch.columns, K, scratch.gram);
+          pack_rows<T>(problem, problem.q, sequence, t0, count, head,
+                       scratch.rows + kChunk * kRowStride);
+          transpose(scratch.rows, kRowStride, kChunk, K, scratch.columns, kChunk);
+          gram(scratch.rows, scratch.columns, K, scratch.gram);
         },
         [] {},
         [&](const PanelRows<T>& rows) {

@@ -11,10 +11,13 @@
 GDN_BEFORE_KERNELS()
 namespace gdn::cpu::GDN_ISA {
 
+// As kRowStride (chunk_walk-inl.h), for rows of pairs.
+constexpr int kPairStride = 256 / 2 + 16;
+
 struct ChunkBf16Scratch {
-  ChunkScratch common;    // state, gram, v_new, gates; its rows and columns hold the pairs
-  uint32_t* rows;         // [2 kChunk][K / 2]: pairs along K of the k rows, then of the q rows
-  uint32_t* columns;      // [K / 2][2 kChunk]: their transpose
+  ChunkScratch common;  // state, gram, v_new, gates; its rows and columns hold the pairs
+  uint32_t* rows;       // [2 kChunk][kPairStride]: pairs along K of the k rows, then of the q rows
+  uint32_t* columns;    // [K / 2][kChunk]: the k rows, transposed
   uint32_t* token_pairs;  // [kChunk / 2][K]: pairs of consecutive tokens of k
   uint32_t* state;        // bfloat16 copy of the panels: [K / 2][kPanel] pairs along K each
   uint32_t* decayed;      // [kChunk / 2][kPanel]: token pairs
@@ -28,10 +31,10 @@ struct ChunkBf16Scratch {
     const int64_t K = padded_k(shape.K);
     rows = reinterpret_cast<uint32_t*>(common.rows);
     columns = reinterpret_cast<uint32_t*>(common.columns);
-    // rows and columns take half of what chunk-inl.h needs there: the token pairs fit in behind.
-    token_pairs = rows + kChunk * K;
+    // The pairs take half of what chunk-inl.h needs for rows: the token pairs fit in behind.
+    token_pairs = rows + 2 * kChunk * kPairStride;
     decayed = reinterpret_cast<uint32_t*>(common.decayed);
-    norms = reinterpret_cast<float*>(columns + kChunk * K);
+    norms = reinterpret_cast<float*>(columns + kChunk * K / 2);
     to_end = norms + 2 * kChunk;
     from_end = to_end + kChunk;
     state = reinterpret_cast<uint32_t*>(reinterpret_cast<uintptr_t>(base) + common.bytes);
@@ -40,7 +43,8 @@ struct ChunkBf16Scratch {
   }
 };
 // norms, to_end and from_end stand behind the columns.
-static_assert(kChunk * 8 >= 4 * kChunk);
+static_assert(kChunk * 8 / 2 >= 4 * kChunk);
+static_assert(kChunk / 2 * 256 <= 2 * kChunk * (kRowStride - kPairStride));
 
 inline size_t chunk_bf16_scratch(const Shape& shape, const Split& split) {
   return ChunkBf16Scratch(shape, split, nullptr).bytes;
@@ -53,7 +57,7 @@ HWY_INLINE void pack_raw_rows(const DeltaRuleProblem& problem, const TokenTensor
   const int64_t K = problem.shape.K, padded = padded_k(K);
   alignas(64) float values[256 + 8];
   for (int64_t i = 0; i < kChunk; ++i) {
-    uint32_t* row = rows + i * padded / 2;
+    uint32_t* row = rows + i * kPairStride;
     norms[i] = 1.0f;
     if (i >= count) {
       std::fill_n(row, padded / 2, 0u);
@@ -76,8 +80,8 @@ HWY_INLINE void pair_tokens(const uint32_t* rows, int64_t K, uint32_t* token_pai
       _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6,
                        37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
   for (int64_t i = 0; i < kChunk / 2; ++i) {
-    const auto* even = reinterpret_cast<const uint16_t*>(rows + 2 * i * K / 2);
-    const auto* odd = even + K;
+    const auto* even = reinterpret_cast<const uint16_t*>(rows + 2 * i * kPairStride);
+    const auto* odd = even + 2 * kPairStride;
     uint32_t* to = token_pairs + i * K;
     int64_t k = 0;
     for (; k + kLanes <= K; k += kLanes) {
@@ -97,7 +101,8 @@ HWY_INLINE void gram_of_pairs(const ChunkBf16Scratch& scratch, int64_t K) {
   for (int r = 0; r < 2 * kChunk; r += 16) {
     Tile<16, 1> tile;
     set_zero(tile);
-    add_pair_product<1>(tile, scratch.columns + r, 2 * kChunk, scratch.columns, 2 * kChunk, K / 2);
+    add_pair_product<kPairStride>(tile, scratch.rows + r * kPairStride, 1, scratch.columns, kChunk,
+                                  K / 2);
 #pragma GCC unroll 16
     for (int i = 0; i < 16; ++i) {
       const Vec scale = hn::Mul(key_norms, hn::Set(F32(), scratch.norms[r + i]));
@@ -142,7 +147,7 @@ struct PanelStepBf16 : PanelRows<bf16> {
       for (int64_t i = 0; i < tokens; ++i) prefetch_row(v_row(r + i), panel.width);
       Tile<kRows, kVecs> tile;
       set_zero(tile);
-      add_pair_product<1>(tile, scratch.columns + r, 2 * kChunk, state, kPanel, K / 2);
+      add_pair_product<kPairStride>(tile, scratch.rows + r * kPairStride, 1, state, kPanel, K / 2);
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; ++i) {
         const Vec beta = hn::Set(d, gates.beta[r + i]);
@@ -150,8 +155,8 @@ struct PanelStepBf16 : PanelRows<bf16> {
         const bool token = i < tokens;
 #pragma GCC unroll 16
         for (int j = 0; j < kVecs; ++j) {
-          const Vec v = HWY_LIKELY(token) ? load_columns(v_row(r + i), j) : hn::Zero(d);
-          tile.at[i][j] = hn::Mul(beta, hn::NegMulAdd(decay, tile.at[i][j], v));
+          const Vec row = HWY_LIKELY(token) ? load_columns(v_row(r + i), j) : hn::Zero(d);
+          tile.at[i][j] = hn::Mul(beta, hn::NegMulAdd(decay, tile.at[i][j], row));
         }
       }
       add_product<kChunk>(tile, &gates.minus_a[r][0], 1, v_new, kPanel, r);
@@ -195,7 +200,8 @@ struct PanelStepBf16 : PanelRows<bf16> {
     for (int r = 0; r < count; r += kRows) {
       Tile<kRows, kVecs> tile;
       set_zero(tile);
-      add_pair_product<1>(tile, scratch.columns + kChunk + r, 2 * kChunk, state, kPanel, K / 2);
+      add_pair_product<kPairStride>(tile, scratch.rows + (kChunk + r) * kPairStride, 1, state,
+                                    kPanel, K / 2);
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; ++i) {
         const Vec factor =
@@ -243,7 +249,7 @@ struct PanelStepBf16 : PanelRows<bf16> {
 
   void update_and_store_every_state(int64_t n) const {
     for (int64_t i = 0; i < count; ++i) {
-      const auto* key = reinterpret_cast<const uint16_t*>(scratch.rows + i * K / 2);
+      const auto* key = reinterpret_cast<const uint16_t*>(scratch.rows + i * kPairStride);
       add_token(panel.state, K, scratch.common.gates->step[i], scratch.common.v_new + i * kPanel,
                 [&](int64_t k) { return bf16_to_float(key[k]) * scratch.norms[i]; });
       store_token_state(n, i, scratch.common.slot_rows);
@@ -265,10 +271,10 @@ inline void chunk_bf16(const DeltaRuleProblem& problem, const Split& split, int6
       [&](const Sequence& sequence, int64_t t0, int64_t count, int64_t head) {
         const int64_t pairs = K / 2;
         pack_raw_rows(problem, problem.k, sequence, t0, count, head, scratch.rows, scratch.norms);
-        pack_raw_rows(problem, problem.q, sequence, t0, count, head, scratch.rows + kChunk * pairs,
-                      scratch.norms + kChunk);
-        transpose(reinterpret_cast<const float*>(scratch.rows), pairs, 2 * kChunk, pairs,
-                  reinterpret_cast<float*>(scratch.columns), 2 * kChunk);
+        pack_raw_rows(problem, problem.q, sequence, t0, count, head,
+                      scratch.rows + kChunk * kPairStride, scratch.norms + kChunk);
+        transpose(reinterpret_cast<const float*>(scratch.rows), kPairStride, kChunk, pairs,
+                  reinterpret_cast<float*>(scratch.columns), kChunk);
         pair_tokens(scratch.rows, K, scratch.token_pairs);
         gram_of_pairs(scratch, K);
       },

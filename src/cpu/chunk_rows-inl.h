@@ -47,47 +47,50 @@ inline bool stores_past_caches(const DeltaRuleProblem& problem) {
          kPanel * size_of(problem.out.dtype) % 64 == 0;
 }
 
+// The rows of one panel in one chunk. Addresses are members rather than expressions on the problem:
+// the compiler would work those out again after every store.
 template <class T>
 struct PanelRows {
   const DeltaRuleProblem& problem;
-  const Sequence& sequence;
   const Panel& panel;
   int64_t t0;        // first token of the chunk
   int64_t count;     // its tokens; the rest of the chunk is padding
   bool past_caches;  // how out is stored
+  const T* first_v;  // the panel's columns of token t0
+  int64_t v_stride;  // to the next token's
+  T* first_out;
+  int64_t out_stride;
 
-  const T* v_row(int64_t i) const {
-    return reinterpret_cast<const T*>(problem.v.at(sequence, t0 + i, panel.head)) + panel.column;
-  }
-  T* out_row(int64_t i) const {
-    return reinterpret_cast<T*>(problem.out.at(sequence, t0 + i, panel.head)) + panel.column;
-  }
+  HWY_INLINE const T* v_row(int64_t i) const { return first_v + i * v_stride; }
+  HWY_INLINE T* out_row(int64_t i) const { return first_out + i * out_stride; }
+
   // Vector j of the panel's part of a row; lanes past its width are zero.
   HWY_INLINE Vec load_columns(const T* row, int j) const {
     if (HWY_LIKELY(panel.width == kPanel)) return load(row + j * kLanes);
     const int64_t left = panel.width - j * kLanes;
     return left <= 0 ? hn::Zero(F32()) : load_n(row + j * kLanes, std::min<int64_t>(left, kLanes));
   }
-  HWY_INLINE void store_columns(Vec x, T* row, int j) const {
-    if (HWY_LIKELY(panel.width == kPanel)) {
-      if (past_caches) {
-        stream(x, row + j * kLanes);
-      } else {
-        store(x, row + j * kLanes);
-      }
-      return;
-    }
-    const int64_t left = panel.width - j * kLanes;
-    if (left > 0) store_n(x, row + j * kLanes, std::min<int64_t>(left, kLanes));
-  }
 
   // Rows r .. r + kRows - 1 of out, as far as there are tokens.
   HWY_INLINE void store_output(const Tile<kRows, kVecs>& tile, int r) const {
+    if (HWY_LIKELY(r + kRows <= count && panel.width == kPanel)) {
+      T* row = out_row(r);
 #pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i) {
-      if (r + i >= count) break;
-#pragma GCC unroll 16
-      for (int j = 0; j < kVecs; ++j) store_columns(tile.at[i][j], out_row(r + i), j);
+      for (int i = 0; i < kRows; ++i, row += out_stride) {
+        if (past_caches) {
+          store_vectors<true>(tile.at[i], row);
+        } else {
+          store_vectors<false>(tile.at[i], row);
+        }
+      }
+      return;
+    }
+    for (int i = 0; i < kRows && r + i < count; ++i) {
+      for (int j = 0; j < kVecs; ++j) {
+        const int64_t left = panel.width - j * kLanes;
+        if (left > 0)
+          store_n(tile.at[i][j], out_row(r + i) + j * kLanes, std::min<int64_t>(left, kLanes));
+      }
     }
   }
   // The panel's state after token i of the chunk, where it is asked for.
@@ -97,6 +100,24 @@ struct PanelRows {
     }
   }
 };
+
+template <class T>
+HWY_INLINE PanelRows<T> panel_rows(const DeltaRuleProblem& problem, const Sequence& sequence,
+                                   const Panel& panel, int64_t t0, int64_t count,
+                                   bool past_caches) {
+  const auto row = [&](const TokenTensor& tensor) {
+    return reinterpret_cast<T*>(tensor.at(sequence, t0, panel.head)) + panel.column;
+  };
+  return {problem,
+          panel,
+          t0,
+          count,
+          past_caches,
+          row(problem.v),
+          problem.v.token_stride,
+          row(problem.out),
+          problem.out.token_stride};
+}
 
 }  // namespace gdn::cpu::GDN_ISA
 GDN_AFTER_KERNELS()
