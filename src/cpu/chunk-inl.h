@@ -64,46 +64,59 @@ struct PanelStep : PanelRows<T> {
 
   // V_new and its decayed copy, for the row tiles that have tokens.
   HWY_INLINE void solve() const {
-    const F32 d;
-    const ChunkGates& gates = *scratch.gates;
-    float* v_new = scratch.v_new;
-    float* decayed = scratch.decayed;
-    for (int r = 0; r < count; r += kRows) {
-      const int64_t tokens = std::min<int64_t>(kRows, count - r);
-      for (int64_t i = 0; i < tokens; ++i) prefetch_row(this->v_row(r + i), panel.width);
+#pragma GCC unroll 2
+    for (int r = 0; r < kChunk; r += kRows) {
+      if (r >= count) break;
+      this->prefetch_values(r);
       Tile<kRows, kVecs> tile;
       set_zero(tile);
       add_product<kRowStride>(tile, scratch.rows + r * kRowStride, 1, panel.state, kPanel, K);
+      if (HWY_LIKELY(this->is_full_tile(r))) {
+        to_residual<true>(tile, r);
+      } else {
+        to_residual<false>(tile, r);
+      }
+      substitute(tile, r);
+    }
+  }
+  // From S k_i to beta_i (v_i - exp(G_i) S k_i).
+  template <bool kFullTile>
+  HWY_INLINE void to_residual(Tile<kRows, kVecs>& tile, int r) const {
+    const F32 d;
+    const ChunkGates& gates = *scratch.gates;
 #pragma GCC unroll 16
-      for (int i = 0; i < kRows; ++i) {
-        const Vec beta = hn::Set(d, gates.beta[r + i]);
-        const Vec decay = hn::Set(d, gates.from_start[r + i]);
-        const bool token = i < tokens;
+    for (int i = 0; i < kRows; ++i) {
+      const Vec beta = hn::Set(d, gates.beta[r + i]);
+      const Vec decay = hn::Set(d, gates.from_start[r + i]);
+#pragma GCC unroll 16
+      for (int j = 0; j < kVecs; ++j) {
+        const Vec v = this->template value<kFullTile>(r + i, j);
+        tile.at[i][j] = hn::Mul(beta, hn::NegMulAdd(decay, tile.at[i][j], v));
+      }
+    }
+  }
+  // From the residual to V_new: rows of earlier tiles first, then those of this one.
+  HWY_INLINE void substitute(Tile<kRows, kVecs>& tile, int r) const {
+    const F32 d;
+    const ChunkGates& gates = *scratch.gates;
+    float* v_new = scratch.v_new + r * kPanel;
+    float* decayed = scratch.decayed + r * kPanel;
+    add_product<kChunk>(tile, &gates.minus_a[r][0], 1, scratch.v_new, kPanel, r);
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 16
+      for (int m = i + 1; m < kRows; ++m) {
+        const Vec a = hn::Set(d, gates.minus_a[r + m][r + i]);
 #pragma GCC unroll 16
         for (int j = 0; j < kVecs; ++j) {
-          const Vec row =
-              HWY_LIKELY(token) ? this->load_columns(this->v_row(r + i), j) : hn::Zero(d);
-          tile.at[i][j] = hn::Mul(beta, hn::NegMulAdd(decay, tile.at[i][j], row));
+          tile.at[m][j] = hn::MulAdd(a, tile.at[i][j], tile.at[m][j]);
         }
       }
-      add_product<kChunk>(tile, &gates.minus_a[r][0], 1, v_new, kPanel, r);
+      const Vec to_end = hn::Set(d, gates.to_end[r + i]);
 #pragma GCC unroll 16
-      for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 16
-        for (int m = i + 1; m < kRows; ++m) {
-          const Vec a = hn::Set(d, gates.minus_a[r + m][r + i]);
-#pragma GCC unroll 16
-          for (int j = 0; j < kVecs; ++j) {
-            tile.at[m][j] = hn::MulAdd(a, tile.at[i][j], tile.at[m][j]);
-          }
-        }
-        const Vec to_end = hn::Set(d, gates.to_end[r + i]);
-#pragma GCC unroll 16
-        for (int j = 0; j < kVecs; ++j) {
-          const int64_t at = (r + i) * kPanel + j * kLanes;
-          store(tile.at[i][j], v_new + at);
-          store(hn::Mul(to_end, tile.at[i][j]), decayed + at);
-        }
+      for (int j = 0; j < kVecs; ++j) {
+        store(tile.at[i][j], v_new + i * kPanel + j * kLanes);
+        store(hn::Mul(to_end, tile.at[i][j]), decayed + i * kPanel + j * kLanes);
       }
     }
   }
@@ -111,14 +124,16 @@ struct PanelStep : PanelRows<T> {
   HWY_INLINE void output() const {
     const F32 d;
     const ChunkGates& gates = *scratch.gates;
-    for (int r = 0; r < count; r += kRows) {
+#pragma GCC unroll 2
+    for (int r = 0; r < kChunk; r += kRows) {
+      if (r >= count) break;
       Tile<kRows, kVecs> tile;
       set_zero(tile);
       add_product<kRowStride>(tile, scratch.rows + (kChunk + r) * kRowStride, 1, panel.state,
                               kPanel, K);
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; ++i) {
-        const Vec factor = hn::Set(d, gates.from_start[r + i] * problem.scale);
+        const Vec factor = hn::Set(d, gates.to_output[r + i]);
 #pragma GCC unroll 16
         for (int j = 0; j < kVecs; ++j) tile.at[i][j] = hn::Mul(factor, tile.at[i][j]);
       }
@@ -128,8 +143,15 @@ struct PanelStep : PanelRows<T> {
   }
 
   HWY_INLINE void update_state() const {
+    if (HWY_LIKELY(count > kChunk - kRows)) {
+      update_state(std::integral_constant<int, kChunk>());  // the loop over tokens unrolls
+    } else {
+      update_state((count + kRows - 1) / kRows * kRows);
+    }
+  }
+  template <class Tokens>
+  HWY_INLINE void update_state(Tokens tokens) const {
     const Vec whole = hn::Set(F32(), scratch.gates->whole);
-    const int64_t tokens = (count + kRows - 1) / kRows * kRows;
     const float* decayed = scratch.decayed;
     const float* key = scratch.rows;
     float* state = panel.state;

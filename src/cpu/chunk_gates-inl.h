@@ -7,6 +7,7 @@ struct ChunkGates {
   float beta[kChunk];
   float step[kChunk];        // exp(g_i)
   float from_start[kChunk];  // exp(G_i), G_i = g_0 + .. + g_i
+  float to_output[kChunk];   // scale exp(G_i)
   float to_end[kChunk];      // exp(G_last - G_i)
   float whole;               // exp(G_last)
   // Zero outside the triangles.
@@ -48,7 +49,9 @@ inline void compute_chunk_gates(const DeltaRuleProblem& problem, const Sequence&
   const Vec last_high = hn::Set(d, high[kChunk - 1]), last_low = hn::Set(d, low[kChunk - 1]);
   for (int i = 0; i < kChunk; i += kLanes) {
     store(finite_exp(load(g + i)), gates.step + i);
-    store(finite_exp(load(high + i)), gates.from_start + i);
+    const Vec from_start = finite_exp(load(high + i));
+    store(from_start, gates.from_start + i);
+    store(hn::Mul(from_start, hn::Set(d, problem.scale)), gates.to_output + i);
     store(finite_exp(difference(last_high, last_low, i)), gates.to_end + i);
   }
   gates.whole = gates.from_start[kChunk - 1];

@@ -64,16 +64,27 @@ struct PanelRows {
   HWY_INLINE const T* v_row(int64_t i) const { return first_v + i * v_stride; }
   HWY_INLINE T* out_row(int64_t i) const { return first_out + i * out_stride; }
 
-  // Vector j of the panel's part of a row; lanes past its width are zero.
-  HWY_INLINE Vec load_columns(const T* row, int j) const {
-    if (HWY_LIKELY(panel.width == kPanel)) return load(row + j * kLanes);
-    const int64_t left = panel.width - j * kLanes;
-    return left <= 0 ? hn::Zero(F32()) : load_n(row + j * kLanes, std::min<int64_t>(left, kLanes));
+  // Whether rows r .. r + kRows - 1 are all there, and the panel is as wide as any.
+  HWY_INLINE bool is_full_tile(int r) const { return r + kRows <= count && panel.width == kPanel; }
+
+  // To the first-level cache, whether there are so many tokens and columns or not: a prefetch never
+  // faults.
+  HWY_INLINE void prefetch_values(int r) const {
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) prefetch_row(v_row(r + i), kPanel);
+  }
+  // Vector j of row i of v; what is past the tokens or the width is zero.
+  template <bool kFullTile>
+  HWY_INLINE Vec value(int i, int j) const {
+    if constexpr (kFullTile) return load(v_row(i) + j * kLanes);
+    const int64_t left = i < count ? panel.width - j * kLanes : 0;
+    if (left <= 0) return hn::Zero(F32());
+    return left < kLanes ? load_n(v_row(i) + j * kLanes, left) : load(v_row(i) + j * kLanes);
   }
 
   // Rows r .. r + kRows - 1 of out, as far as there are tokens.
   HWY_INLINE void store_output(const Tile<kRows, kVecs>& tile, int r) const {
-    if (HWY_LIKELY(r + kRows <= count && panel.width == kPanel)) {
+    if (HWY_LIKELY(is_full_tile(r))) {
       T* row = out_row(r);
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; ++i, row += out_stride) {
@@ -88,8 +99,9 @@ struct PanelRows {
     for (int i = 0; i < kRows && r + i < count; ++i) {
       for (int j = 0; j < kVecs; ++j) {
         const int64_t left = panel.width - j * kLanes;
-        if (left > 0)
+        if (left > 0) {
           store_n(tile.at[i][j], out_row(r + i) + j * kLanes, std::min<int64_t>(left, kLanes));
+        }
       }
     }
   }
