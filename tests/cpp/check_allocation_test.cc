@@ -48,8 +48,8 @@ TEST(CheckAllocation, RightCallsAllocateNothing) {
   EXPECT_EQ(allocations_of_check(speculative), 0);
 }
 
-TEST(CheckAllocation, SixtyFourSequencesAllocateNothing) {
-  constexpr int64_t N = 64;
+TEST(CheckAllocation, ALargeBatchAllocatesNothing) {
+  constexpr int64_t N = 256;
   RecurrentCall call;
   call.tokens(N, 1);
   call.args.initial_state = call.args.final_state = call.state_in(N);
