@@ -34,7 +34,8 @@ const SlotWrite* SlotWrites::find(int64_t slot) const {
 }
 
 void check_slot_per_sequence(Check& check, const char* pool, const TensorView& view, int64_t N) {
-  if (!check.ok() || view.rank < 1 || view.rank > TensorView::kMaxRank || view.shape[0] <= N) return;
+  if (!check.ok() || view.rank < 1 || view.rank > TensorView::kMaxRank || view.shape[0] <= N)
+    return;
   check.fail(StatusCode::kInvalidArgument, pool,
              "has " + std::to_string(view.shape[0]) + " slots for " + std::to_string(N) +
                  (N == 1 ? " sequence" : " sequences"),

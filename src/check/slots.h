@@ -52,8 +52,8 @@ void check_slot(Check& check, int64_t slot, int64_t slots, const char* pool,
              "less than " + std::to_string(slots) + ", the slots of " + pool);
 }
 
-// Without indices slot n is sequence n's. More slots than sequences are a pool whose indices somebody
-// forgot, and the message says so.
+// Without indices slot n is sequence n's. More slots than sequences are a pool whose indices
+// somebody forgot, and the message says so.
 void check_slot_per_sequence(Check& check, const char* pool, const TensorView& view, int64_t N);
 
 // How num_accepted may be meant: it picks a column of initial_state_indices or, where those have

@@ -23,8 +23,8 @@ bool has_f16c() {
 
 const Kernels& avx2_kernels() {
   static constexpr Kernels kernels = avx2::make_kernels("avx2", "AVX2 and FMA, 8 lanes", [] {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           has_f16c() && __builtin_cpu_supports("bmi2");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c() &&
+           __builtin_cpu_supports("bmi2");
   });
   return kernels;
 }
