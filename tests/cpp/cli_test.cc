@@ -144,6 +144,14 @@ TEST_F(CliTest, QuickVerificationHoldsOnEveryKernel) {
   }
 }
 
+TEST_F(CliTest, ASummaryHasARowForEachOperatorAndKernel) {
+  const Output text = run("verify --shape T=20,H=1,HV=2,K=32,V=32 --kernel scalar --summary");
+  EXPECT_EQ(text.code, 0);
+  int rows = 0;
+  for (size_t at = 0; (at = text.out.find(" scalar ", at)) != std::string::npos; ++at) ++rows;
+  EXPECT_EQ(rows, 2) << text.out;  // chunk and recurrent
+}
+
 // A file with inputs and expectations, as a user would write one.
 class CliFileTest : public CliTest {
  protected:
@@ -224,7 +232,8 @@ TEST_F(CliTest, BenchMeasuresWhatItSays) {
       "bench --kernel scalar --threads 2 --tokens 20 --lengths 3,0,9 --sequences 2 --shape "
       "H=1,HV=2,K=32,V=32 --min-time 0.002 --json");
   EXPECT_EQ(result.at("threads"), 2);
-  ASSERT_EQ(result.at("results").size(), 6u);  // two dtypes: prefill, packed, decode
+  // Two dtypes: prefill, packed, decode, convolution, norm.
+  ASSERT_EQ(result.at("results").size(), 10u);
   for (const json& row : result.at("results")) {
     EXPECT_EQ(row.at("kernel"), "scalar");
     EXPECT_GT(row.at("ms").at("min"), 0);
@@ -233,8 +242,8 @@ TEST_F(CliTest, BenchMeasuresWhatItSays) {
     EXPECT_LE(row.at("ms").at("median"), row.at("ms").at("p90"));
     EXPECT_GT(row.at("tokens_per_second"), 0);
     EXPECT_GT(row.at("share_of_peak"), 0);
-    const bool decode = row.at("op") == "decode";
-    EXPECT_TRUE(row.contains(decode ? "gbyte_per_second" : "gflop_per_second"));
+    const bool prefill = row.at("op") == "prefill";
+    EXPECT_TRUE(row.contains(prefill ? "gflop_per_second" : "gbyte_per_second"));
   }
   const Output text =
       run("bench --ops decode --sequences 2 --dtype bf16 --shape H=1,HV=2,K=32,V=32 --min-time "
