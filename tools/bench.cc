@@ -387,6 +387,14 @@ void print(const std::vector<Result>& results) {
                r.peak > 0 ? text("%.0f %s (%s)", r.peak * 1e-9, unit, r.peak_name.c_str()) : "-"});
   }
   table.print();
+  const bool busy = std::any_of(results.begin(), results.end(), [](const Result& r) {
+    return r.seconds.median > 1.5 * r.seconds.min;
+  });
+  if (busy) {
+    std::printf(
+        "\nSome medians are far above their minimum: the processors had other work. Believe the "
+        "minimum, or\ntry --threads 1 or OMP_WAIT_POLICY=passive in the environment.\n");
+  }
 }
 
 int run(const Options& o) {
@@ -416,11 +424,11 @@ int run(const Options& o) {
   if (!o.json) {
     print(results);
     std::printf(
-        "\nMedians over calls; the peak is measured between them, on the same threads. "
-        "Decode's rate counts the states read and written, that of the others their inputs and "
-        "outputs; in place a\nline is fetched and written back, out of place one more is fetched, "
-        "so "
-        "theirs stays below the peak.\n");
+        "\nMedians over calls; the peak is measured between them, on the same threads. Rates "
+        "count, "
+        "of decode, the\nstates read and written; of the convolution and the norm their inputs and "
+        "outputs, which are not in place\nas the peak's loop is: there every line written is "
+        "fetched first, for nothing.\n");
     return kSuccess;
   }
   nlohmann::ordered_json out;

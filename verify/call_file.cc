@@ -104,7 +104,7 @@ Status read_tensors(const SafetensorsFile& file, const std::string& prefix,
         const std::string after = name.substr(dot + 1);
         if (std::find(known.begin(), known.end(), after) != known.end()) {
           return error(" is no " + arguments + ", expected \"" + after + "\", or --prefix " +
-                       name.substr(0, dot + 1));
+                       name.substr(0, dot + 1) + " for what is before it");
         }
       }
       return error(" is no " + arguments + ", expected " +

@@ -148,7 +148,7 @@ TEST_F(CliTest, ASummaryHasARowForEachOperatorAndKernel) {
   const Output text = run("verify --shape T=20,H=1,HV=2,K=32,V=32 --kernel scalar --summary");
   EXPECT_EQ(text.code, 0);
   int rows = 0;
-  for (size_t at = 0; (at = text.out.find(" scalar ", at)) != std::string::npos; ++at) ++rows;
+  for (size_t at = 0; (at = text.out.find("  scalar ", at)) != std::string::npos; ++at) ++rows;
   EXPECT_EQ(rows, 2) << text.out;  // chunk and recurrent
 }
 
