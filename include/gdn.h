@@ -256,7 +256,8 @@ GDN_API gdn_status gdn_solve_tril(const gdn_context* context, const gdn_solve_tr
 
 /* ---- Plans ---- */
 
-/* What a call would do; gdn::Plan. The caller sets size. */
+/* What a call would do; gdn::Plan. The caller sets size; what a newer caller's struct has beyond
+ * the library's becomes zero. */
 typedef struct gdn_plan {
   size_t size;
   size_t workspace_bytes;
