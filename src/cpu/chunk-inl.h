@@ -30,8 +30,9 @@ HWY_INLINE void pack_rows(const DeltaRuleProblem& problem, const TokenTensor& te
     }
     load_row(reinterpret_cast<const T*>(tensor.at(sequence, t0 + i, head)), K, row);
     std::fill(row + K, row + padded, 0.0f);
-    if (problem.use_qk_l2norm) norms[i] = inverse_norm(row, K, problem.l2norm_eps);
+    if (problem.use_qk_l2norm) norms[i] = sum_of_squares(row, K);
   }
+  if (problem.use_qk_l2norm) to_inverse_norms(norms, kChunk, problem.l2norm_eps);
 }
 
 // gram[r][j] = row r . k_j, of the normalised rows, the rows of k first, then those of q. All of

@@ -55,7 +55,6 @@ HWY_INLINE void pack_raw_rows(const DeltaRuleProblem& problem, const TokenTensor
                               const Sequence& sequence, int64_t t0, int64_t count, int64_t head,
                               uint32_t* rows, float* norms) {
   const int64_t K = problem.shape.K, padded = padded_k(K);
-  alignas(64) float values[256 + 8];
   for (int64_t i = 0; i < kChunk; ++i) {
     uint32_t* row = rows + i * kPairStride;
     norms[i] = 1.0f;
@@ -67,11 +66,9 @@ HWY_INLINE void pack_raw_rows(const DeltaRuleProblem& problem, const TokenTensor
     row[padded / 2 - 1] = 0;
     std::fill_n(row + K / 2, (padded - K) / 2, 0u);
     copy_row(from, K, reinterpret_cast<bf16*>(row));
-    if (problem.use_qk_l2norm) {
-      load_row(from, K, values);
-      norms[i] = inverse_norm(values, K, problem.l2norm_eps);
-    }
+    if (problem.use_qk_l2norm) norms[i] = sum_of_squares(from, K);
   }
+  if (problem.use_qk_l2norm) to_inverse_norms(norms, kChunk, problem.l2norm_eps);
 }
 
 // token_pairs[k][i] = (k_2i[k], k_2i+1[k]): a row of `columns` has the two rows k, k + 1 of it,
