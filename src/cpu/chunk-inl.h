@@ -2,7 +2,7 @@
 // state on hand; u, w and the states between chunks never go to memory. The steps of a chunk, which
 // docs/algorithm.md derives:
 //
-// 1. pack_rows: k and q of the chunk to float rows and columns, l2-normalised on request.
+// 1. pack_rows: k and q of the chunk to float rows, k to columns, and norm factors of the rows.
 // 2. gram: K K^T and Q K^T, once for all value heads of the q/k head.
 // 3. compute_chunk_gates, per value head: decays, -A and P (chunk_gates-inl.h).
 // 4. Per panel of V columns, all of it before the next panel, so that the panel stays in L1:
@@ -14,42 +14,44 @@
 GDN_BEFORE_KERNELS()
 namespace gdn::cpu::GDN_ISA {
 
-// Rows of tokens t0 .. t0 + count - 1 of k or q as floats, zeros from there to kChunk.
+// Rows of tokens t0 .. t0 + count - 1 of k or q as floats, zeros from there to kChunk, and their
+// norm factors: what a row is to be multiplied with goes onto the products, which are fewer.
 template <class T>
 HWY_INLINE void pack_rows(const DeltaRuleProblem& problem, const TokenTensor& tensor,
                           const Sequence& sequence, int64_t t0, int64_t count, int64_t head,
-                          float* rows) {
+                          float* rows, float* norms) {
   const int64_t K = problem.shape.K, padded = padded_k(K);
   for (int64_t i = 0; i < kChunk; ++i) {
     float* row = rows + i * kRowStride;
+    norms[i] = 1.0f;
     if (i >= count) {
       std::fill_n(row, padded, 0.0f);
       continue;
     }
     load_row(reinterpret_cast<const T*>(tensor.at(sequence, t0 + i, head)), K, row);
     std::fill(row + K, row + padded, 0.0f);
-    if (problem.use_qk_l2norm) {
-      const Vec factor = hn::Set(F32(), inverse_norm(row, K, problem.l2norm_eps));
-      int64_t k = 0;
-      for (; k + kLanes <= padded; k += kLanes) store(hn::Mul(load(row + k), factor), row + k);
-      for (; k < padded; ++k) row[k] *= hn::GetLane(factor);
-    }
+    if (problem.use_qk_l2norm) norms[i] = sum_of_squares(row, K);
   }
+  if (problem.use_qk_l2norm) to_inverse_norms(norms, kChunk, problem.l2norm_eps);
 }
 
-// gram[r][j] = row r . k_j, the rows of k first, then those of q. All of the square: the triangle
-// that is needed saves nothing at this size.
-HWY_INLINE void gram(const float* rows, const float* columns, int64_t K, float* gram) {
+// gram[r][j] = row r . k_j, of the normalised rows, the rows of k first, then those of q. All of
+// the square: the triangle that is needed saves nothing at this size.
+HWY_INLINE void gram(const ChunkScratch& scratch, int64_t K) {
   constexpr int kN = kChunk / kLanes;
   constexpr int kR = kRows * kVecs / kN;
   for (int r = 0; r < 2 * kChunk; r += kR) {
     Tile<kR, kN> tile;
     set_zero(tile);
-    add_product<kRowStride>(tile, rows + r * kRowStride, 1, columns, kChunk, K);
+    add_product<kRowStride>(tile, scratch.rows + r * kRowStride, 1, scratch.columns, kChunk, K);
 #pragma GCC unroll 16
     for (int i = 0; i < kR; ++i) {
 #pragma GCC unroll 16
-      for (int j = 0; j < kN; ++j) store(tile.at[i][j], gram + (r + i) * kChunk + j * kLanes);
+      for (int j = 0; j < kN; ++j) {
+        const Vec factor =
+            hn::Mul(hn::Set(F32(), scratch.norms[r + i]), load(scratch.norms + j * kLanes));
+        store(hn::Mul(factor, tile.at[i][j]), scratch.gram + (r + i) * kChunk + j * kLanes);
+      }
     }
   }
 }
@@ -87,7 +89,7 @@ struct PanelStep : PanelRows<T> {
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
       const Vec beta = hn::Set(d, gates.beta[r + i]);
-      const Vec decay = hn::Set(d, gates.from_start[r + i]);
+      const Vec decay = hn::Set(d, gates.key_decay[r + i]);
 #pragma GCC unroll 16
       for (int j = 0; j < kVecs; ++j) {
         const Vec v = this->template value<kFullTile>(r + i, j);
@@ -133,7 +135,7 @@ struct PanelStep : PanelRows<T> {
                               kPanel, K);
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; ++i) {
-        const Vec factor = hn::Set(d, gates.to_output[r + i]);
+        const Vec factor = hn::Set(d, gates.query_decay[r + i]);
 #pragma GCC unroll 16
         for (int j = 0; j < kVecs; ++j) tile.at[i][j] = hn::Mul(factor, tile.at[i][j]);
       }
@@ -177,7 +179,7 @@ struct PanelStep : PanelRows<T> {
     for (int64_t i = 0; i < count; ++i) {
       const float* key = scratch.rows + i * kRowStride;
       add_token(panel.state, K, scratch.gates->step[i], scratch.v_new + i * kPanel,
-                [&](int64_t k) { return key[k]; });
+                [&](int64_t k) { return key[k] * scratch.norms[i]; });
       this->store_token_state(n, i, scratch.slot_rows);
     }
   }
@@ -192,11 +194,11 @@ inline void chunk(const DeltaRuleProblem& problem, const Split& split, int64_t i
     walk_chunks<T>(
         problem, split, split.task(index), scratch, [](const Panel&) {},
         [&](const Sequence& sequence, int64_t t0, int64_t count, int64_t head) {
-          pack_rows<T>(problem, problem.k, sequence, t0, count, head, scratch.rows);
+          pack_rows<T>(problem, problem.k, sequence, t0, count, head, scratch.rows, scratch.norms);
           pack_rows<T>(problem, problem.q, sequence, t0, count, head,
-                       scratch.rows + kChunk * kRowStride);
+                       scratch.rows + kChunk * kRowStride, scratch.norms + kChunk);
           transpose(scratch.rows, kRowStride, kChunk, K, scratch.columns, kChunk);
-          gram(scratch.rows, scratch.columns, K, scratch.gram);
+          gram(scratch, K);
         },
         [] {},
         [&](const PanelRows<T>& rows) {

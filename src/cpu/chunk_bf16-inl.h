@@ -21,11 +21,7 @@ struct ChunkBf16Scratch {
   uint32_t* token_pairs;  // [K][kChunk / 2]: pairs of consecutive tokens of k
   uint32_t* state;        // bfloat16 copy of the panels: [K / 2][kPanel] pairs along K each
   uint32_t* decayed;      // [kChunk / 2][kPanel]: token pairs
-  float* norms;           // [2 kChunk]: row scales of k, then of q
-  float* key_decay;       // [kChunk]: exp(G_i) times the row scale of k_i
-  float* query_decay;     // [kChunk]: scale exp(G_i) times the row scale of q_i
-  float* to_end;          // [kChunk]: exp(G_last - G_i) times the row scale of k_i
-  float* from_end;        // [kChunk]: its inverse; 0 where it is too small to divide by
+  float* from_end;        // [kChunk]: 1 / to_end of the gates; 0 where it is too small to divide by
   size_t bytes;
 
   ChunkBf16Scratch(const Shape& shape, const Split& split, std::byte* base)
@@ -38,12 +34,8 @@ struct ChunkBf16Scratch {
     decayed = reinterpret_cast<uint32_t*>(common.decayed);
     state = reinterpret_cast<uint32_t*>(reinterpret_cast<uintptr_t>(base) + common.bytes);
     const int64_t state_pairs = panel_floats(split.max_units(), K) / 2;
-    norms = reinterpret_cast<float*>(state + state_pairs);
-    key_decay = norms + 2 * kChunk;
-    query_decay = key_decay + kChunk;
-    to_end = query_decay + kChunk;
-    from_end = to_end + kChunk;
-    bytes = common.bytes + static_cast<size_t>(state_pairs + 6 * kChunk) * sizeof(float);
+    from_end = reinterpret_cast<float*>(state + state_pairs);
+    bytes = common.bytes + static_cast<size_t>(state_pairs + kChunk) * sizeof(float);
   }
 };
 static_assert(256 * kChunk / 2 <= 2 * kChunk * (kRowStride - kPairStride));
@@ -63,7 +55,6 @@ HWY_INLINE void pack_raw_rows(const DeltaRuleProblem& problem, const TokenTensor
                               const Sequence& sequence, int64_t t0, int64_t count, int64_t head,
                               uint32_t* rows, float* norms) {
   const int64_t K = problem.shape.K, padded = padded_k(K);
-  alignas(64) float values[256 + 8];
   for (int64_t i = 0; i < kChunk; ++i) {
     uint32_t* row = rows + i * kPairStride;
     norms[i] = 1.0f;
@@ -75,11 +66,9 @@ HWY_INLINE void pack_raw_rows(const DeltaRuleProblem& problem, const TokenTensor
     row[padded / 2 - 1] = 0;
     std::fill_n(row + K / 2, (padded - K) / 2, 0u);
     copy_row(from, K, reinterpret_cast<bf16*>(row));
-    if (problem.use_qk_l2norm) {
-      load_row(from, K, values);
-      norms[i] = inverse_norm(values, K, problem.l2norm_eps);
-    }
+    if (problem.use_qk_l2norm) norms[i] = sum_of_squares(from, K);
   }
+  if (problem.use_qk_l2norm) to_inverse_norms(norms, kChunk, problem.l2norm_eps);
 }
 
 // token_pairs[k][i] = (k_2i[k], k_2i+1[k]): a row of `columns` has the two rows k, k + 1 of it,
@@ -98,7 +87,7 @@ HWY_INLINE void pair_tokens(const uint32_t* columns, int64_t K, uint32_t* token_
 
 // The gram matrix of the normalised rows.
 HWY_INLINE void gram_of_pairs(const ChunkBf16Scratch& scratch, int64_t K) {
-  const Vec key_norms = load(scratch.norms);
+  const Vec key_norms = load(scratch.common.norms);
   for (int r = 0; r < 2 * kChunk; r += 16) {
     Tile<16, 1> tile;
     set_zero(tile);
@@ -106,20 +95,16 @@ HWY_INLINE void gram_of_pairs(const ChunkBf16Scratch& scratch, int64_t K) {
                                   K / 2);
 #pragma GCC unroll 16
     for (int i = 0; i < 16; ++i) {
-      const Vec scale = hn::Mul(key_norms, hn::Set(F32(), scratch.norms[r + i]));
+      const Vec scale = hn::Mul(key_norms, hn::Set(F32(), scratch.common.norms[r + i]));
       store(hn::Mul(scale, tile.at[i][0]), scratch.common.gram + (r + i) * kChunk);
     }
   }
 }
 static_assert(kChunk == kLanes, "gram_of_pairs takes a row of the gram matrix as one vector");
 
-HWY_INLINE void scale_decays(const ChunkBf16Scratch& scratch) {
+HWY_INLINE void invert_to_end(const ChunkBf16Scratch& scratch) {
   const F32 d;
-  const ChunkGates& gates = *scratch.common.gates;
-  store(hn::Mul(load(gates.from_start), load(scratch.norms)), scratch.key_decay);
-  store(hn::Mul(load(gates.to_output), load(scratch.norms + kChunk)), scratch.query_decay);
-  const Vec to_end = hn::Mul(load(gates.to_end), load(scratch.norms));
-  store(to_end, scratch.to_end);
+  const Vec to_end = load(scratch.common.gates->to_end);
   // Below 1e-25 nothing of v_new arrives in the state, and the quotient would overflow.
   const auto usable = hn::Gt(to_end, hn::Set(d, 1e-25f));
   store(hn::IfThenElseZero(usable, hn::Div(hn::Set(d, 1.0f), to_end)), scratch.from_end);
@@ -165,7 +150,7 @@ struct PanelStepBf16 : PanelRows<bf16> {
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
       const Vec beta = hn::Set(d, gates.beta[r + i]);
-      const Vec decay = hn::Set(d, scratch.key_decay[r + i]);
+      const Vec decay = hn::Set(d, gates.key_decay[r + i]);
 #pragma GCC unroll 16
       for (int j = 0; j < kVecs; ++j) {
         const Vec v = value<kFullTile>(r + i, j);
@@ -183,7 +168,7 @@ struct PanelStepBf16 : PanelRows<bf16> {
     Vec previous[kVecs] = {};
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
-      const Vec to_end = hn::Set(d, scratch.to_end[r + i]);
+      const Vec to_end = hn::Set(d, gates.to_end[r + i]);
       const Vec from_end = hn::Set(d, scratch.from_end[r + i]);
       Vec rounded[kVecs];
 #pragma GCC unroll 16
@@ -225,7 +210,7 @@ struct PanelStepBf16 : PanelRows<bf16> {
                                     kPanel, K / 2);
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; ++i) {
-        const Vec factor = hn::Set(d, scratch.query_decay[r + i]);
+        const Vec factor = hn::Set(d, gates.query_decay[r + i]);
 #pragma GCC unroll 16
         for (int j = 0; j < kVecs; ++j) tile.at[i][j] = hn::Mul(factor, tile.at[i][j]);
       }
@@ -278,7 +263,7 @@ struct PanelStepBf16 : PanelRows<bf16> {
     for (int64_t i = 0; i < count; ++i) {
       const auto* key = reinterpret_cast<const uint16_t*>(scratch.rows + i * kPairStride);
       add_token(panel.state, K, scratch.common.gates->step[i], scratch.common.v_new + i * kPanel,
-                [&](int64_t k) { return bf16_to_float(key[k]) * scratch.norms[i]; });
+                [&](int64_t k) { return bf16_to_float(key[k]) * scratch.common.norms[i]; });
       store_token_state(n, i, scratch.common.slot_rows);
     }
     round_panel(panel.state, K, state);
@@ -297,15 +282,16 @@ inline void chunk_bf16(const DeltaRuleProblem& problem, const Split& split, int6
       [&](const Panel& panel) { round_panel(panel.state, K, state_of(panel)); },
       [&](const Sequence& sequence, int64_t t0, int64_t count, int64_t head) {
         const int64_t pairs = K / 2;
-        pack_raw_rows(problem, problem.k, sequence, t0, count, head, scratch.rows, scratch.norms);
+        pack_raw_rows(problem, problem.k, sequence, t0, count, head, scratch.rows,
+                      scratch.common.norms);
         pack_raw_rows(problem, problem.q, sequence, t0, count, head,
-                      scratch.rows + kChunk * kPairStride, scratch.norms + kChunk);
+                      scratch.rows + kChunk * kPairStride, scratch.common.norms + kChunk);
         transpose(reinterpret_cast<const float*>(scratch.rows), kPairStride, kChunk, pairs,
                   reinterpret_cast<float*>(scratch.columns), kChunk);
         pair_tokens(scratch.columns, K, scratch.token_pairs);
         gram_of_pairs(scratch, K);
       },
-      [&] { scale_decays(scratch); },
+      [&] { invert_to_end(scratch); },
       [&](const PanelRows<bf16>& rows) {
         return PanelStepBf16{rows, scratch, state_of(rows.panel), K};
       });
