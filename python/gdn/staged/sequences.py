@@ -57,6 +57,11 @@ class PackedChunks:
         self.count, self.tokens, self.chunk_size = cu.shape[0] - 1, tokens, C
         self.steps = ceil_div(max_length, C)
         begin, self._lengths = cu[:-1], (cu[1:] - cu[:-1]).clamp(min=0)
+        if self.count == 0 or self.steps == 0:  # nothing to walk, and no sequence to clamp to
+            self.steps = self._total = 0
+            self._filled = torch.empty(0, C, dtype=torch.bool, device=device)
+            self._token = torch.empty(0, dtype=torch.int64, device=device)
+            return
         self._chunks = torch.div(self._lengths + C - 1, C, rounding_mode="floor")
         end = torch.cumsum(self._chunks, 0)
         self._first = end - self._chunks
@@ -72,7 +77,7 @@ class PackedChunks:
 
         token = torch.arange(tokens, device=device)
         owner = (token[:, None] >= cu[1:]).sum(1).clamp(max=self.count - 1)
-        place = (token - begin[owner]).clamp(0, max(self.steps * C - 1, 0))
+        place = (token - begin[owner]).clamp(0, self.steps * C - 1)
         self._place = owner * (self.steps * C) + place
         self._used = token < cu[-1]
 
@@ -90,6 +95,8 @@ class PackedChunks:
 
     def join(self, walked: Tensor) -> Tensor:
         """[count,steps,C,...] to [1,tokens,...], zero past the last sequence."""
+        if self.steps == 0:
+            return walked.new_zeros(1, self.tokens, *walked.shape[3:])
         rows = walked.flatten(0, 2).index_select(0, self._place)
         return torch.where(widen(self._used, rows), rows, 0).unsqueeze(0)
 
