@@ -110,7 +110,7 @@ class Check:
             self.tensor(
                 "final_state_indices", final, [count] + [None] * (final.ndim == 2), INDICES
             )
-        elif columns:
+        elif in_place:
             final = initial
         if initial is None and final is None and pool is not None and pool.shape[0] != count:
             name = "state" if in_place else "initial_state"
@@ -150,11 +150,11 @@ class Check:
             if not check(f"initial_state_indices[{n}{column}]", slot):
                 skipped.add(n)
         seen = {}
-        written = self.values(final if final is not None else initial)
-        if pool is None or written is None or (every and lengths is None):
+        written = self.values(final)
+        if written is None or (every and lengths is None):
             return
         for n in range(count):
-            if n in skipped or (not every and final is None):
+            if n in skipped:
                 continue
             for t in range(lengths[n] if every else 1):
                 name = f"final_state_indices[{n},{t}]" if every else f"final_state_indices[{n}]"

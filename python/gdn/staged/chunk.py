@@ -106,8 +106,7 @@ def _store_every_state(
     """S <- exp(g) S + v_new k^T, token by token."""
     decays = torch.exp(table.split(g.float()).transpose(1, 2))
     lengths = table.lengths(state.device)
-    columns = call.final_state_indices.shape[1]
-    for t in range(min(table.steps * table.chunk_size, columns)):
+    for t in range(table.steps * table.chunk_size):
         step, i = divmod(t, table.chunk_size)
         k, decay = (table.at(each, step)[:, :, i] for each in (x.k, decays))
         v_new = walked.v_new[:, step, :, i]

@@ -65,6 +65,8 @@ class StatePool:
         if indices is None:
             self.state[: self.count].copy_(states)
             return
+        if column is not None and column >= indices.shape[1]:
+            return  # no sequence is as long, or the columns would not do
         index, dropped = self._slots(indices if column is None else indices[:, column])
         if skipped is not None:
             dropped = dropped | skipped
