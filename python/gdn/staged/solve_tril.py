@@ -21,35 +21,32 @@ BLOCK = 16
 
 def solve_exact(lower: Tensor) -> Tensor:
     n = lower.shape[-1]
+    block = max(min(n, BLOCK), 1)
+    blocks = -(-n // block)
     A = torch.tril(lower.float(), diagonal=-1)
-    blocks = -(-n // BLOCK)
-    size = blocks * BLOCK
-    if size > n:  # with zeros: rows of the identity, that no other row sees
-        A = torch.nn.functional.pad(A, (0, size - n, 0, size - n))
-    diagonal = _invert_blocks(_diagonal_blocks(A, blocks))
+    if n % block:  # with zeros: rows of the identity, that no other row sees
+        A = torch.nn.functional.pad(A, (0, blocks * block - n) * 2)
+    # The blocks on the diagonal, [...,blocks,block,block].
+    tiles = A.reshape(*A.shape[:-2], blocks, block, blocks, block)
+    diagonal = _invert_rows(torch.stack([tiles[..., i, :, i, :] for i in range(blocks)], dim=-3))
 
     # Row of blocks i of X: -X_ii sum over j < i of A_ij X_j, then X_ii.
     done = diagonal[..., 0, :, :]
     for i in range(1, blocks):
-        begin, end = i * BLOCK, (i + 1) * BLOCK
+        begin, end = i * block, (i + 1) * block
         X_ii = diagonal[..., i, :, :]
         left = -(X_ii @ (A[..., begin:end, :begin] @ done))
-        above = torch.nn.functional.pad(done, (0, BLOCK))
+        above = torch.nn.functional.pad(done, (0, block))
         done = torch.cat([above, torch.cat([left, X_ii], -1)], -2)
     return done[..., :n, :n]
 
 
-def _diagonal_blocks(A: Tensor, blocks: int) -> Tensor:
-    """[...,blocks,16,16] of [...,16 blocks,16 blocks]."""
-    A = A.reshape(*A.shape[:-2], blocks, BLOCK, blocks, BLOCK)
-    return torch.stack([A[..., i, :, i, :] for i in range(blocks)], dim=-3)
-
-
-def _invert_blocks(A: Tensor) -> Tensor:
+def _invert_rows(A: Tensor) -> Tensor:
     """(I + A)^-1 row by row: X_i = e_i - sum over j < i of A_ij X_j."""
-    eye = torch.eye(BLOCK, dtype=A.dtype, device=A.device)
-    X = eye[:1].expand(*A.shape[:-2], 1, BLOCK)
-    for i in range(1, BLOCK):
+    n = A.shape[-1]
+    eye = torch.eye(n, dtype=A.dtype, device=A.device)
+    X = eye[:1].expand(*A.shape[:-2], 1, n)
+    for i in range(1, n):
         X = torch.cat([X, eye[i : i + 1] - A[..., i : i + 1, :i] @ X], dim=-2)
     return X
 
