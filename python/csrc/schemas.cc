@@ -8,8 +8,6 @@
 //   "bfloat16"; kernel forces a kernel by a name of gdn::kernels().
 // - An output that was not asked for is an empty tensor, of shape [0].
 // - A final state has the dtype of the initial one, float32 without one.
-#include <string>
-
 #include "registration.h"
 
 namespace gdn::torch_binding {
@@ -17,19 +15,20 @@ namespace {
 
 // What chunk, recurrent and replay_verify begin and end with.
 #define GDN_TOKENS "Tensor q, Tensor k, Tensor v, Tensor? g, Tensor? beta"
-#define GDN_GATES                                                                             \
-  "Tensor? A_log=None, Tensor? a=None, Tensor? dt_bias=None, Tensor? b=None, "                \
-  "bool allow_neg_eigval=False, float softplus_beta=1.0, float softplus_threshold=20.0, "     \
+#define GDN_GATES                                                                         \
+  "Tensor? A_log=None, Tensor? a=None, Tensor? dt_bias=None, Tensor? b=None, "            \
+  "bool allow_neg_eigval=False, float softplus_beta=1.0, float softplus_threshold=20.0, " \
   "Tensor? cu_seqlens=None, float? scale=None, bool use_qk_l2norm=False, float l2norm_eps=1e-6"
-#define GDN_INITIAL_SLOTS                                                                     \
+#define GDN_INITIAL_SLOTS \
   "Tensor? initial_state_indices=None, Tensor? has_initial_state=None, int? null_slot=None"
-#define GDN_SLOTS                                                                             \
-  "Tensor? initial_state_indices=None, Tensor? final_state_indices=None, "                    \
+#define GDN_SLOTS                                                          \
+  "Tensor? initial_state_indices=None, Tensor? final_state_indices=None, " \
   "Tensor? has_initial_state=None, Tensor? num_accepted=None, int? null_slot=None"
 
 constexpr const char* kSchemas[] = {
     // (out, final_state), final_state [N,HV,..]: row n is sequence n's; rows of padding are zero.
-    "chunk(" GDN_TOKENS ", Tensor? initial_state=None, *, str state_layout, "
+    "chunk(" GDN_TOKENS
+    ", Tensor? initial_state=None, *, str state_layout, "
     "bool output_final_state=False, " GDN_GATES ", " GDN_INITIAL_SLOTS
     ", int chunk_size=64, str compute='auto', str? kernel=None) -> (Tensor, Tensor)",
 
@@ -38,14 +37,16 @@ constexpr const char* kSchemas[] = {
     ", int chunk_size=64, int checkpoint_every=0, Tensor(b!)? checkpoints=None, "
     "Tensor? checkpoint_cu=None, str compute='auto', str? kernel=None) -> Tensor",
 
-    "recurrent(" GDN_TOKENS ", Tensor? initial_state=None, *, str state_layout, "
+    "recurrent(" GDN_TOKENS
+    ", Tensor? initial_state=None, *, str state_layout, "
     "bool output_final_state=False, " GDN_GATES ", " GDN_INITIAL_SLOTS
     ", str compute='auto', str? kernel=None) -> (Tensor, Tensor)",
 
     "recurrent_(" GDN_TOKENS ", Tensor(a!) state, *, str state_layout, " GDN_GATES ", " GDN_SLOTS
     ", str compute='auto', str? kernel=None) -> Tensor",
 
-    "replay_verify_(" GDN_TOKENS ", Tensor(a!) state, Tensor num_accepted, Tensor(b!) record_k, "
+    "replay_verify_(" GDN_TOKENS
+    ", Tensor(a!) state, Tensor num_accepted, Tensor(b!) record_k, "
     "Tensor(c!) record_v, Tensor(d!) record_g, *, str state_layout, " GDN_GATES
     ", Tensor? state_indices=None, int? null_slot=None, str? kernel=None) -> Tensor",
 
@@ -77,9 +78,10 @@ constexpr const char* kSchemas[] = {
     "bool output_residual=False, str compute='auto', str? kernel=None) -> (Tensor, Tensor)",
 
     // The definition in double (src/reference/recurrent.h), not rounded: (out [B,T,HV,V],
-    // final_states [N,HV,V,K]), float64 whatever the inputs' dtypes and the layout of initial_state.
-    "reference_recurrent(" GDN_TOKENS ", Tensor? initial_state=None, *, str state_layout, " GDN_GATES
-    ") -> (Tensor, Tensor)",
+    // final_states [N,HV,V,K]), float64 whatever the inputs' dtypes and the layout of
+    // initial_state.
+    "reference_recurrent(" GDN_TOKENS
+    ", Tensor? initial_state=None, *, str state_layout, " GDN_GATES ") -> (Tensor, Tensor)",
 
     // The stages of the chunked form (src/reference/chunked.h), float64, of one sequence and one
     // value head, in this order:
@@ -89,12 +91,15 @@ constexpr const char* kSchemas[] = {
     //   phase B, optimized  attention [chunks,C,C], core [chunks,C,V], carry [chunks,C,K],
     //                       M [chunks,K,K], N [chunks,K,V], states [chunks+1,V,K],
     //                       out [chunks,C,V]
-    "reference_chunk_stages(" GDN_TOKENS ", Tensor? initial_state=None, *, str state_layout, "
+    "reference_chunk_stages(" GDN_TOKENS
+    ", Tensor? initial_state=None, *, str state_layout, "
     "int sequence, int head, int chunk_size=64, str method='exact', int iterations=14, " GDN_GATES
     ") -> Tensor[]",
 
-    // What `gdn info` says, for a person or as JSON.
-    "info(*, bool json=False) -> str",
+    // What `gdn info` says.
+    "info() -> str",
+    // The kernels that run on this machine, the preferred first.
+    "kernels() -> str[]",
     // The code (gdn/status.h) of the last call of this thread that failed; 0 where none did.
     "last_status() -> int",
 };
