@@ -1,4 +1,5 @@
 #include "delta_rule.h"
+#include "gradients.h"
 #include "registration.h"
 
 namespace gdn::torch_binding {
@@ -61,6 +62,7 @@ void causal_conv1d_(StableIValue* stack, uint64_t, uint64_t) {
   const Slots slots(in);
   const std::optional<Text> kernel = in.optional_text();
 
+  require_no_gradients("gdn.causal_conv1d_", {&x, &weight, &bias, &state});
   args.x = x.view();
   args.weight = weight.view();
   args.bias = bias.view();

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "gradients.h"
 #include "registration.h"
 
 namespace gdn::torch_binding {
@@ -102,6 +103,9 @@ void chunk_(StableIValue* stack, uint64_t, uint64_t) {
   const Text compute = in.text();
   const std::optional<Text> kernel = in.optional_text();
 
+  require_no_gradients(
+      "gdn.chunk_", {&tokens.q, &tokens.k, &tokens.v, &tokens.g, &tokens.beta, &state, &gates.A_log,
+                     &gates.a, &gates.dt_bias, &gates.b, &checkpoints});
   ChunkArgs args(layout_named("gdn.chunk", layout.view()));
   tokens.put(&args);
   gates.put(&args);
@@ -128,6 +132,9 @@ void recurrent_(StableIValue* stack, uint64_t, uint64_t) {
   const Text compute = in.text();
   const std::optional<Text> kernel = in.optional_text();
 
+  require_no_gradients("gdn.recurrent_",
+                       {&tokens.q, &tokens.k, &tokens.v, &tokens.g, &tokens.beta, &state,
+                        &gates.A_log, &gates.a, &gates.dt_bias, &gates.b});
   RecurrentArgs args(layout_named("gdn.recurrent", layout.view()));
   tokens.put(&args);
   gates.put(&args);

@@ -19,6 +19,7 @@ STABLE_TORCH_LIBRARY_IMPL(gdn, CPU, library) {
   library.impl("solve_tril", solve_tril);
   library.impl("reference_recurrent", reference_recurrent);
   library.impl("reference_chunk_stages", reference_chunk_stages);
+  library.impl("_history", history);
 }
 
 // No tensor among the arguments, so no device to choose by.

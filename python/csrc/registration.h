@@ -27,6 +27,7 @@ void causal_conv1d_(StableIValue* stack, uint64_t, uint64_t);
 void solve_tril(StableIValue* stack, uint64_t, uint64_t);
 void reference_recurrent(StableIValue* stack, uint64_t, uint64_t);
 void reference_chunk_stages(StableIValue* stack, uint64_t, uint64_t);
+void history(StableIValue* stack, uint64_t, uint64_t);
 void info(StableIValue* stack, uint64_t, uint64_t);
 void kernels(StableIValue* stack, uint64_t, uint64_t);
 void last_status(StableIValue* stack, uint64_t, uint64_t);

@@ -96,6 +96,9 @@ constexpr const char* kSchemas[] = {
     "int sequence, int head, int chunk_size=64, str method='exact', int iterations=14, " GDN_GATES
     ") -> Tensor[]",
 
+    // gradients.h.
+    "_history(Tensor[] tensors) -> Tensor",
+
     // What `gdn info` says.
     "info() -> str",
     // The kernels that run on this machine, the preferred first.
