@@ -1,0 +1,72 @@
+"""Where a call goes: to the kernel of the tensors' device, or to the staged pipeline of tensor operations
+(gdn.staged) where the device has none."""
+
+import contextlib
+
+import torch
+
+from ._errors import translated
+from ._library import overload
+
+_forced_kernel = None
+
+
+@contextlib.contextmanager
+def kernel(name):
+    """Within it, the functions of this package run the kernel of that name (gdn.kernels() lists them): another
+    instruction set's, or "reference", the definition in double. For all threads. torch.ops.gdn takes the name as an
+    argument.
+
+    with gdn.kernel("reference"):
+        expected, _ = gdn.chunk_gated_delta_rule(q, k, v, g, beta)
+    """
+    global _forced_kernel
+    before = _forced_kernel
+    _forced_kernel = name
+    try:
+        yield
+    finally:
+        _forced_kernel = before
+
+
+_has_kernel = {"cpu": True, "meta": True}
+
+
+def has_kernel(device):
+    """Whether torch.ops.gdn runs on tensors of this device. (Those on the meta device have shapes alone.)"""
+    kind = device.type
+    found = _has_kernel.get(kind)
+    if found is None:
+        key = torch._C._dispatch_key_for_device(kind)
+        found = torch._C._dispatch_has_kernel_for_dispatch_key("gdn::chunk", key)
+        if found:  # a library with kernels may still be loaded
+            _has_kernel[kind] = True
+    return found
+
+
+def operator(name):
+    """The function that runs torch.ops.gdn.<name>, or gdn.staged.<name> with the same arguments."""
+    run = overload(name)
+
+    def call(first, *args, **kwargs):
+        if _forced_kernel is not None:
+            kwargs["kernel"] = _forced_kernel
+        if not (isinstance(first, torch.Tensor) and (first.is_cpu or has_kernel(first.device))):
+            if not isinstance(first, torch.Tensor):
+                raise TypeError(f"gdn.{name}: the first argument is of type {type(first).__name__}, expected a tensor")
+            from . import staged
+
+            return getattr(staged, name)(first, *args, **kwargs)
+        if torch.compiler.is_compiling():  # which does not follow exceptions
+            return run(first, *args, **kwargs)
+        try:
+            return run(first, *args, **kwargs)
+        except RuntimeError as error:
+            exception = translated(error)
+            if exception is error:
+                raise
+        raise exception
+
+    call.__name__ = call.__qualname__ = name
+    call.__doc__ = f"torch.ops.gdn.{name}, with ValueError, TypeError or IndexError for a wrong argument: {run._schema}"
+    return call
