@@ -11,6 +11,7 @@ from .call import Call
 from .phase_a import phase_a
 from .phase_b import Walked, phase_b_legacy, phase_b_optimized
 from .preprocess import Chunks, preprocess
+from .solve_tril import solve
 from .without_gradient import in_place, without_gradient
 
 PHASE_B = {"legacy": phase_b_legacy, "optimized": phase_b_optimized}
@@ -86,7 +87,7 @@ def _run(
     table, dtype = call.table(chunk_size), call.compute_dtype()
     g, beta = call.gates()
     x = preprocess(call.q, call.k, call.v, g, beta, table, call.use_qk_l2norm, call.l2norm_eps)
-    a = phase_a(x, solver, iterations)
+    a = phase_a(x, lambda A: solve(A, solver, iterations, operator=call.name))
     initial, skipped = call.initial()
     walked = PHASE_B[phase_b](x, a, initial, table, call.scale, dtype)
     if call.pool.writes_every_state:

@@ -7,13 +7,14 @@ The tokens of a chunk that starts from the state S0 write v_new, which solves
 With T = (I + A)^-1 that is v_new = u - w S0^T, where u = T diag(beta) V and w = T diag(beta exp G) K.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .preprocess import Chunks
-from .solve_tril import solve
+from .solve_tril import solve_exact
 
 
 class PhaseA(NamedTuple):
@@ -27,10 +28,11 @@ class PhaseA(NamedTuple):
     """[M,HV,C,K]"""
 
 
-def phase_a(x: Chunks, solver: str = "exact", iterations: int = 14) -> PhaseA:
+def phase_a(x: Chunks, invert: Callable[[Tensor], Tensor] = solve_exact) -> PhaseA:
+    """invert: gives (I + A)^-1 of A, float32."""
     beta = x.beta.unsqueeze(-1)
     A = torch.tril(beta * x.decay.between * (x.k @ x.k.mT), diagonal=-1)
-    T = solve(A, solver, iterations)
+    T = invert(A)
     u = T @ (beta * x.v)
     w = T @ (beta * x.decay.from_start.unsqueeze(-1) * x.k)
     return PhaseA(A, T, u, w)

@@ -10,11 +10,14 @@ class _Refuse(torch.autograd.Function):
     @staticmethod
     def forward(ctx, name, cause, *results):
         ctx.name = name
+        ctx.save_for_backward(cause)
         return tuple(x.view_as(x) for x in results)
 
     @staticmethod
     def backward(ctx, *gradients):
-        raise NotImplementedError(f"gdn.{ctx.name} has no backward: it is for inference")
+        # An operator raises, because torch.compile runs this to trace it (gdn/_autograd.py).
+        refusal = torch.ops.gdn._no_backward(ctx.saved_tensors[0], ctx.name)
+        return None, refusal, *(None for _ in gradients)
 
 
 def _requiring_grad(args, kwargs) -> Tensor | None:
