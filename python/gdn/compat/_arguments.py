@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .._arguments import as_float32, as_like_or_float32, last_contiguous
+from .._arguments import last_contiguous
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -17,7 +17,9 @@ def operands(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def gates(g: Tensor, beta: Tensor | None, q: Tensor) -> tuple[Tensor, Tensor | None]:
     """g in float32; beta in q's dtype or float32."""
-    return as_float32(g), as_like_or_float32(beta, q)
+    if beta is not None and beta.dtype != q.dtype:
+        beta = beta.float()
+    return g.float(), beta
 
 
 def without_gaps(slots: Tensor) -> Tensor:

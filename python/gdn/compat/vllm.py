@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from .._arguments import unsupported
+from .._arguments import as_like_or_float32, unsupported
 from ._arguments import gates, operands, without_gaps
 
 
@@ -79,9 +79,9 @@ def fused_sigmoid_gating_delta_rule_update(
     shape = v.shape[:3]
     inside = {
         "A_log": A_log,
-        "a": a.reshape(shape),
+        "a": as_like_or_float32(a.reshape(shape), q),
         "dt_bias": dt_bias,
-        "b": b.reshape(shape),
+        "b": as_like_or_float32(b.reshape(shape), q),
         "softplus_beta": beta,
         "softplus_threshold": threshold,
     }
