@@ -50,7 +50,7 @@ def operator(name):
 
     def call(first, *args, **kwargs):
         if _forced_kernel is not None:
-            kwargs["kernel"] = _forced_kernel
+            kwargs["force_kernel"] = _forced_kernel
         if not (isinstance(first, torch.Tensor) and (first.is_cpu or has_kernel(first.device))):
             if not isinstance(first, torch.Tensor):
                 raise TypeError(f"gdn.{name}: the first argument is of type {type(first).__name__}, expected a tensor")
