@@ -1,0 +1,23 @@
+"""Every test starts from a seed of its own, which a failure prints: GDN_TEST_SEED=<seed> repeats it."""
+
+import os
+import zlib
+
+import pytest
+import torch
+
+
+def _seed_of(item):
+    return int(os.environ.get("GDN_TEST_SEED", zlib.crc32(item.nodeid.encode())))
+
+
+@pytest.fixture(autouse=True)
+def _seeded(request):
+    torch.manual_seed(_seed_of(request.node))
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = (yield).get_result()
+    if report.when == "call" and report.failed:
+        report.sections.append(("repeat", f"GDN_TEST_SEED={_seed_of(item)} pytest '{item.nodeid}'"))
