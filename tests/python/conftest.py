@@ -6,6 +6,9 @@ import zlib
 import pytest
 import torch
 
+# Tensors here are small, and a machine that runs tests is shared. test_threads.py asks for more.
+torch.set_num_threads(1)
+
 
 def _seed_of(item):
     return int(os.environ.get("GDN_TEST_SEED", zlib.crc32(item.nodeid.encode())))

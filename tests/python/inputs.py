@@ -70,8 +70,3 @@ def delta_rule(
         state=torch.randn(shape).to(state_dtype),
         options=options,
     )
-
-
-def bf16_products(dtype):
-    """Whether the matrix products of a chunk call may take bfloat16 operands."""
-    return dtype == torch.bfloat16

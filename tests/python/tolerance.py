@@ -1,5 +1,5 @@
-"""The bounds of relative L2 errors, and the comparison: the one place of both for the Python tests. The numbers are
-those of verify/tolerance.cc, which docs/design.md explains."""
+"""Every tolerance of the Python tests: docs/design.md, "Accuracy", as verify/tolerance.cc has it. Errors
+are L2 norms of differences from a float64 reference, over a whole tensor, inputs taken as stored."""
 
 import torch
 
@@ -14,22 +14,35 @@ MANY_ELEMENTS = 4096
 FEW_ELEMENTS_FACTOR = 2
 
 
-def bound(got, wanted, bf16_products=False, hard=False):
-    """How far `got` may be from `wanted`, which is float64: an L2 norm."""
-    norm = wanted.norm().item()
-    rounded = got.dtype != torch.float32
-    if bf16_products:
-        relative = BF16_HARD if hard else BF16_OUTPUT if rounded else BF16_STATE
-        return relative * (1 if wanted.numel() >= MANY_ELEMENTS else FEW_ELEMENTS_FACTOR) * norm
-    if rounded:
-        rounding = (wanted.to(got.dtype).double() - wanted).norm().item()
+def bound(reference, dtype, compute="float32", hard=False, state=False):
+    norm = reference.norm().item()
+    if norm == 0:
+        return 0.0
+    if compute == "bfloat16":
+        relative = BF16_STATE if state and dtype == torch.float32 else BF16_OUTPUT
+        relative = BF16_HARD if hard else relative
+        return relative * norm * (1 if reference.numel() >= MANY_ELEMENTS else FEW_ELEMENTS_FACTOR)
+    if dtype != torch.float32:
+        rounding = (reference.to(dtype).double() - reference).norm().item()
         return ROUNDING_FACTOR * rounding + ROUNDING_SLACK * norm
     return (F32_HARD if hard else F32) * norm
 
 
-def assert_close(name, got, wanted, **how):
-    assert got.shape == wanted.shape, f"{name} has shape {tuple(got.shape)}, expected {tuple(wanted.shape)}"
-    wanted = wanted.double()
-    error = (got.double() - wanted).norm().item()
-    limit = bound(got, wanted, **how)
-    assert error <= limit, f"{name}: the error {error:.3g} is over its bound {limit:.3g} (norm {wanted.norm():.3g})"
+def error(got, reference):
+    """Relative L2 error."""
+    norm = reference.norm().item()
+    difference = (got.double() - reference).norm().item()
+    return difference / norm if norm else difference
+
+
+def assert_close(got, reference, what="", **how):
+    """how: compute, hard, state of `bound`."""
+    assert got.shape == reference.shape, f"{what}: shape {got.shape}, expected {reference.shape}"
+    reference = reference.double()
+    difference = (got.double() - reference).norm().item()
+    limit = bound(reference, got.dtype, **how)
+    norm = reference.norm().item()
+    assert difference <= limit, (
+        f"{what}: error {difference:.3e}, bound {limit:.3e}; relative "
+        f"{difference / norm if norm else difference:.3e}"
+    )
