@@ -10,15 +10,15 @@ import torch
 from ._library import FUNCTIONAL, IN_PLACE, overload
 
 _library = torch.library.Library("gdn", "FRAGMENT")
-_library.define("_no_backward(Tensor like, str operator) -> Tensor")
+_library.define("_no_backward(Tensor like, Tensor[] gradients, str operator) -> Tensor")
 
 
-def _no_backward(like, operator):
+def _no_backward(like, gradients, operator):
     raise NotImplementedError(f"gdn.{operator} has no backward: it is for inference; detach its inputs or use torch.no_grad()")
 
 
 _library.impl("_no_backward", _no_backward, "CompositeExplicitAutograd")
-torch.library.register_fake("gdn::_no_backward", lambda like, operator: torch.empty_like(like))
+torch.library.register_fake("gdn::_no_backward", lambda like, gradients, operator: torch.empty_like(like))
 
 
 class _WithoutBackward(torch.autograd.Function):
@@ -33,8 +33,13 @@ class _WithoutBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *gradients):
-        wanted = zip(ctx.saved_tensors, ctx.needs_input_grad[2:])
-        return None, None, *(torch.ops.gdn._no_backward(t, ctx.operator) if needed else None for t, needed in wanted)
+        # Of the incoming gradients too, or a compiler would find that the forward can compute it.
+        incoming = [gradient for gradient in gradients if gradient is not None]
+
+        def outgoing(tensor, needed):
+            return torch.ops.gdn._no_backward(tensor, incoming, ctx.operator) if needed else None
+
+        return None, None, *map(outgoing, ctx.saved_tensors, ctx.needs_input_grad[2:])
 
 
 def _kernel(name):

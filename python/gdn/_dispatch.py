@@ -6,7 +6,10 @@ import contextlib
 import torch
 
 from ._errors import translated
-from ._library import overload
+from ._library import FUNCTIONAL, overload
+
+_below_autograd = torch._C._AutoDispatchBelowAutograd
+_requires_gradient = torch._C._any_requires_grad
 
 _forced_kernel = None
 
@@ -47,19 +50,24 @@ def has_kernel(device):
 def operator(name):
     """The function that runs torch.ops.gdn.<name>, or gdn.staged.<name> with the same arguments."""
     run = overload(name)
+    is_functional = name in FUNCTIONAL
 
     def call(first, *args, **kwargs):
         if _forced_kernel is not None:
-            kwargs["kernel"] = _forced_kernel
+            kwargs["force_kernel"] = _forced_kernel
         if not (isinstance(first, torch.Tensor) and (first.is_cpu or has_kernel(first.device))):
             if not isinstance(first, torch.Tensor):
                 raise TypeError(f"gdn.{name}: the first argument is of type {type(first).__name__}, expected a tensor")
             from . import staged
 
             return getattr(staged, name)(first, *args, **kwargs)
-        if torch.compiler.is_compiling():  # which does not follow exceptions
+        if torch.compiler.is_compiling():  # which follows neither exceptions nor what lies below autograd
             return run(first, *args, **kwargs)
         try:
+            # What autograd has to do when no gradient is wanted is done here in a tenth of the time.
+            if is_functional and not (torch.is_grad_enabled() and _requires_gradient(first, *args, **kwargs)):
+                with _below_autograd():
+                    return run(first, *args, **kwargs)
             return run(first, *args, **kwargs)
         except RuntimeError as error:
             exception = translated(error)
