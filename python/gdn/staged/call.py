@@ -42,7 +42,7 @@ class Call:
     num_accepted: Tensor | None = None
     null_slot: int | None = None
     compute: str = "auto"
-    kernel: str | None = None
+    force_kernel: str | None = None
 
     def __post_init__(self) -> None:
         check_call(self)

@@ -30,7 +30,7 @@ def causal_conv1d(
     has_initial_state: Tensor | None = None,
     null_slot: int | None = None,
     max_length: int | None = None,
-    kernel: str | None = None,
+    force_kernel: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """torch.ops.gdn.causal_conv1d. `max_length`: see `chunk`."""
     call = _Call(
@@ -61,7 +61,7 @@ def causal_conv1d_(
     num_accepted: Tensor | None = None,
     null_slot: int | None = None,
     max_length: int | None = None,
-    kernel: str | None = None,
+    force_kernel: str | None = None,
 ) -> Tensor:
     """torch.ops.gdn.causal_conv1d_. `max_length`: see `chunk`."""
     call = _Call(

@@ -206,8 +206,8 @@ def check_call(call) -> None:
         check.fail("b", "is given", "beta or b, not both")
     check.one_of("state_layout", call.state_layout, LAYOUTS)
     check.one_of("compute", call.compute, COMPUTES)
-    if call.kernel is not None:
-        check.fail("kernel", f"is {call.kernel!r}", f"none for tensors on {call.q.device}")
+    if call.force_kernel is not None:
+        check.fail("force_kernel", f"is {call.force_kernel!r}", f"none for tensors on {call.q.device}")
     check.sequences(call.cu_seqlens, B, T, call.max_length)
     N = call.count()
     state = [None, HV, V, K] if call.state_layout == "vk" else [None, HV, K, V]

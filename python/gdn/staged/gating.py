@@ -41,7 +41,7 @@ def gating(
     softplus_threshold: float = 20.0,
     allow_neg_eigval: bool = False,
     beta_dtype: torch.dtype | None = None,
-    kernel: str | None = None,
+    force_kernel: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """torch.ops.gdn.gating: g, and beta in beta_dtype (float32 unless given; empty without b)."""
     g = log_decay(A_log, a, dt_bias, softplus_beta, softplus_threshold)

@@ -7,7 +7,7 @@ from .without_gradient import without_gradient
 
 
 @without_gradient
-def l2norm(x: Tensor, *, eps: float = 1e-6, kernel: str | None = None) -> Tensor:
+def l2norm(x: Tensor, *, eps: float = 1e-6, force_kernel: str | None = None) -> Tensor:
     """torch.ops.gdn.l2norm. x, y: float [...,D]; y has x's dtype."""
     return l2norm_f32(x, eps).to(x.dtype)
 

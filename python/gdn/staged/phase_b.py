@@ -79,6 +79,31 @@ def phase_b_legacy(
     return Walked(_stack(outs, x.v, state), state, _stack(v_news, x.v, state))
 
 
+class Hoisted(NamedTuple):
+    """What the optimized form computes before it walks."""
+
+    attention: Tensor
+    """[M,HV,C,C]"""
+    core: Tensor
+    """[M,HV,C,V]"""
+    carry: Tensor
+    """[M,HV,C,K]"""
+    M: Tensor
+    """[M,HV,K,K]"""
+    N: Tensor
+    """[M,HV,K,V]"""
+
+
+def hoist(x: Chunks, a: PhaseA, scale: float, dtype: torch.dtype = torch.float32) -> Hoisted:
+    P = attention(x.q, x.k, x.decay, dtype)
+    core = scale * (P @ a.u)
+    carry = scale * (x.decay.from_start.unsqueeze(-1) * x.q - P @ a.w)
+    left = (x.decay.to_end.unsqueeze(-1) * x.k).mT
+    eye = torch.eye(x.k.shape[-1], dtype=torch.float32, device=x.k.device)
+    M = x.decay.whole[..., None, None] * eye - left @ a.w
+    return Hoisted(P, core, carry, M, left @ a.u)
+
+
 def phase_b_optimized(
     x: Chunks,
     a: PhaseA,
@@ -88,20 +113,12 @@ def phase_b_optimized(
     dtype: torch.dtype = torch.float32,
 ) -> Walked:
     """state: float32 [N,HV,V,K], the initial one."""
-    P = attention(x.q, x.k, x.decay, dtype)
-    core = scale * (P @ a.u)
-    carry = scale * (x.decay.from_start.unsqueeze(-1) * x.q - P @ a.w)
-
-    left = x.decay.to_end.unsqueeze(-1) * x.k
-    eye = torch.eye(x.k.shape[-1], dtype=state.dtype, device=state.device)
-    M = x.decay.whole[..., None, None] * eye - left.mT @ a.w
-    N = left.mT @ a.u
-
+    h = hoist(x, a, scale, dtype)
     state = state.mT
     outs = []
     for step in range(table.steps):
-        outs.append(table.at(core, step) + matmul(table.at(carry, step), state, dtype))
-        state = table.at(M, step) @ state + table.at(N, step)
+        outs.append(table.at(h.core, step) + matmul(table.at(h.carry, step), state, dtype))
+        state = table.at(h.M, step) @ state + table.at(h.N, step)
     state = state.mT
     return Walked(_stack(outs, x.v, state), state, None)
 

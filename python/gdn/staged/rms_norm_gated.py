@@ -9,7 +9,7 @@ from .without_gradient import without_gradient
 
 @without_gradient
 def rms_norm_gated(
-    x: Tensor, z: Tensor, weight: Tensor, *, eps: float = 1e-6, kernel: str | None = None
+    x: Tensor, z: Tensor, weight: Tensor, *, eps: float = 1e-6, force_kernel: str | None = None
 ) -> Tensor:
     """torch.ops.gdn.rms_norm_gated. x, z, y: float [...,D]; weight: float [D]."""
     x32 = x.float()

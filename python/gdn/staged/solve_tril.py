@@ -90,7 +90,7 @@ def solve_tril(
     iterations: int = 14,
     output_residual: bool = False,
     compute: str = "auto",
-    kernel: str | None = None,
+    force_kernel: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """torch.ops.gdn.solve_tril: the inverse in lower's dtype, and max |strict_lower(L X)|, float32
     [...], empty unless asked for."""

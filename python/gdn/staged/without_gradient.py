@@ -1,4 +1,5 @@
-"""Forward only: results of inputs that require grad say so when someone asks for the gradient."""
+"""Forward only: results of inputs that require a gradient raise when someone asks for it, and what works
+in place raises at once, as torch.ops.gdn does."""
 
 import functools
 
@@ -7,26 +8,27 @@ from torch import Tensor
 
 
 class _Refuse(torch.autograd.Function):
+    """Results as they are, with a history that leads to all of `causes`."""
+
     @staticmethod
-    def forward(ctx, name, cause, *results):
+    def forward(ctx, name, count, *tensors):
         ctx.name = name
-        ctx.save_for_backward(cause)
-        return tuple(x.view_as(x) for x in results)
+        ctx.save_for_backward(*tensors[:count])
+        return tuple(x.view_as(x) for x in tensors[count:])
 
     @staticmethod
     def backward(ctx, *gradients):
         # An operator raises, because torch.compile runs this to trace it (gdn/_autograd.py).
-        refusal = torch.ops.gdn._no_backward(ctx.saved_tensors[0], ctx.name)
-        return None, refusal, *(None for _ in gradients)
+        incoming = [gradient for gradient in gradients if gradient is not None]
+        causes = (torch.ops.gdn._no_backward(x, incoming, ctx.name) for x in ctx.saved_tensors)
+        return None, None, *causes, *(None for _ in gradients)
 
 
-def _requiring_grad(args, kwargs) -> Tensor | None:
+def _requiring_gradient(args, kwargs) -> list[Tensor]:
     if not torch.is_grad_enabled():
-        return None
-    for x in (*args, *kwargs.values()):
-        if isinstance(x, Tensor) and x.requires_grad:
-            return x
-    return None
+        return []
+    values = (*args, *kwargs.values())
+    return [x for x in values if isinstance(x, Tensor) and x.requires_grad]
 
 
 def without_gradient(function):
@@ -34,14 +36,14 @@ def without_gradient(function):
 
     @functools.wraps(function)
     def wrapped(*args, **kwargs):
-        cause = _requiring_grad(args, kwargs)
+        causes = _requiring_gradient(args, kwargs)
         with torch.no_grad():
             results = function(*args, **kwargs)
-        if cause is None:
+        if not causes:
             return results
         if isinstance(results, Tensor):
-            return _Refuse.apply(function.__name__, cause, results)[0]
-        return _Refuse.apply(function.__name__, cause, *results)
+            return _Refuse.apply(function.__name__, len(causes), *causes, results)[0]
+        return _Refuse.apply(function.__name__, len(causes), *causes, *results)
 
     return wrapped
 
@@ -51,10 +53,10 @@ def in_place(function):
 
     @functools.wraps(function)
     def wrapped(*args, **kwargs):
-        if _requiring_grad(args, kwargs) is not None:
-            raise NotImplementedError(
-                f"gdn.{function.__name__} works in place and has no backward: call it under "
-                "torch.no_grad()"
+        if _requiring_gradient(args, kwargs):
+            raise RuntimeError(
+                f"gdn.{function.__name__} works in place and has no backward: detach its inputs or "
+                "use torch.no_grad()"
             )
         with torch.no_grad():
             return function(*args, **kwargs)
