@@ -44,25 +44,23 @@ class _WithoutBackward(torch.autograd.Function):
 
 def _kernel(name):
     operator = overload(name)
-    redispatch = operator.redispatch
-    below = torch._C._after_autograd_keyset
-    guard = torch._C._AutoDispatchBelowAutograd
+    below_autograd = torch._C._AutoDispatchBelowAutograd
     requires_gradient = torch._C._any_requires_grad
     grad_enabled = torch.is_grad_enabled
 
-    def kernel(keys, *args, **kwargs):
+    def kernel(*args, **kwargs):
         if not (grad_enabled() and requires_gradient(*args, **kwargs)):
-            with guard():
-                return redispatch(keys & below, *args, **kwargs)
+            with below_autograd():
+                return operator(*args, **kwargs)
         values = [*args, *kwargs.values()]
         places = [i for i, value in enumerate(values) if isinstance(value, torch.Tensor)]
 
         def call(tensors):
             for i, tensor in zip(places, tensors):
                 values[i] = tensor
-            with guard():
-                keywords = dict(zip(kwargs, values[len(args) :]))
-                results = redispatch(keys & below, *values[: len(args)], **keywords)
+            keywords = dict(zip(kwargs, values[len(args) :]))
+            with below_autograd():
+                results = operator(*values[: len(args)], **keywords)
             return tuple(results) if isinstance(results, list) else results
 
         return _WithoutBackward.apply(name, call, *(values[i] for i in places))
@@ -72,6 +70,6 @@ def _kernel(name):
 
 def register():
     for name in FUNCTIONAL:
-        _library.impl(name, _kernel(name), "Autograd", with_keyset=True)
+        _library.impl(name, _kernel(name), "Autograd")
     for name in IN_PLACE:
         _library.impl(name, torch.library.fallthrough_kernel, "Autograd")

@@ -33,7 +33,8 @@ def _run(
         options.update(A_log=A_log, a=as_like_or_float32(g, q), dt_bias=dt_bias)
         g = None
     else:
-        unsupported(function + " without use_gate_in_kernel", A_log=A_log, dt_bias=dt_bias)
+        if A_log is not None or dt_bias is not None:
+            unsupported(function + " without use_gate_in_kernel", A_log=A_log, dt_bias=dt_bias)
         g = as_float32(g)
     if beta is not None:
         beta = as_like_or_float32(beta, q)
@@ -41,7 +42,9 @@ def _run(
         options["b"] = beta
         beta = None
     if initial_state is not None:
-        initial_state = as_float32(initial_state).contiguous()
+        initial_state = as_float32(initial_state)
+        if not initial_state.is_contiguous():
+            initial_state = initial_state.contiguous()
     out, final_state = operator(
         last_contiguous(q),
         last_contiguous(k),
@@ -119,7 +122,8 @@ def chunk_gated_delta_rule(
         TypeError: a dtype. ValueError: a shape, a device, an option. IndexError: a value in cu_seqlens.
         NotImplementedError: an argument that is not supported; or in the backward.
     """
-    unsupported("chunk_gated_delta_rule", cp_context=cp_context)
+    if cp_context is not None:
+        unsupported("chunk_gated_delta_rule", cp_context=cp_context)
     return _run(
         "chunk_gated_delta_rule",
         ops.chunk,
@@ -168,7 +172,8 @@ def fused_recurrent_gated_delta_rule(
     Arguments, results and errors are those of chunk_gated_delta_rule; g None is no decay; gk and gv, decays of single
     channels, are not supported.
     """
-    unsupported("fused_recurrent_gated_delta_rule", gk=gk, gv=gv)
+    if gk is not None or gv is not None:
+        unsupported("fused_recurrent_gated_delta_rule", gk=gk, gv=gv)
     if g is None and not use_gate_in_kernel:
         g = torch.zeros(v.shape[:3], dtype=torch.float32, device=v.device)
     return _run(
