@@ -22,7 +22,7 @@ def recurrent_step(
     out [...,V] and the new state."""
     state = torch.exp(g)[..., None, None] * state
     v_new = beta.unsqueeze(-1) * (v - (state @ k.unsqueeze(-1)).squeeze(-1))
-    state = state + v_new.unsqueeze(-1) * k.unsqueeze(-2)
+    state = torch.addcmul(state, v_new.unsqueeze(-1), k.unsqueeze(-2))
     return scale * (state @ q.unsqueeze(-1)).squeeze(-1), state
 
 

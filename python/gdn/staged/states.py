@@ -37,8 +37,9 @@ class StatePool:
         return self.in_place and indices is not None and indices.ndim == 2
 
     def read(self) -> tuple[Tensor, Tensor | None]:
-        """What the sequences start from, [N,...], zero where there is nothing to read, and which
-        of them are skipped because they read padding, bool [N]."""
+        """What the sequences start from, [N,...], zero where has_initial_state is false, and which
+        of them are skipped because they read padding, bool [N]. Those start from anything: their
+        results are dropped."""
         if self.initial_state_indices is None:
             state, skipped = self.state[: self.count], None
         else:
@@ -46,11 +47,9 @@ class StatePool:
             if self.state.shape[0] == 0:
                 return self.state.new_zeros(self.count, *self.state.shape[1:]), skipped
             state = self.state.index_select(0, index)
-        absent = skipped
         if self.has_initial_state is not None:
-            fresh = ~self.has_initial_state
-            absent = fresh if absent is None else absent | fresh
-        return (state if absent is None else zero_where(absent, state)), skipped
+            state = zero_where(~self.has_initial_state, state)
+        return state, skipped
 
     def write(
         self,
