@@ -9,6 +9,7 @@ from .chunk import chunk, chunk_
 from .gating import gating
 from .l2norm import l2norm
 from .recurrent import recurrent, recurrent_
+from .replay import replay_commit_, replay_verify_
 from .rms_norm_gated import rms_norm_gated
 from .solve_tril import solve_tril
 
@@ -21,6 +22,8 @@ __all__ = [
     "l2norm",
     "recurrent",
     "recurrent_",
+    "replay_commit_",
+    "replay_verify_",
     "rms_norm_gated",
     "solve_tril",
 ]

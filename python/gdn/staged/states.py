@@ -5,6 +5,7 @@ A negative index, `null_slot`, and an index past the pool are padding. (Where th
 host `check.py` refuses the last kind; on a device nobody can look without waiting for it.)
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -72,6 +73,10 @@ class StatePool:
         if column is not None:
             dropped = dropped | (column >= lengths)
         _write(self.state, states, index, dropped)
+
+    def at_column(self, column: int) -> "StatePool":
+        """The same slots of state[:,column]."""
+        return dataclasses.replace(self, state=self.state[:, column])
 
     def _read_column(self) -> Tensor:
         indices = self.initial_state_indices

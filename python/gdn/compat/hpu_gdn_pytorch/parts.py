@@ -61,7 +61,8 @@ def _recurrent_timestep_body(
     """A token of one sequence: q_t, k_t [H,K], v_t [HV,V], g_t, b_t [HV], h_state [HV,V,K]. Returns
     out [HV,V] and the new state."""
     q_t, k_t = repeat_heads(q_t, HV), repeat_heads(k_t, HV)
-    return recurrent_step(q_t, k_t, v_t, g_t, b_t, h_state, scale)
+    out, _, state = recurrent_step(q_t, k_t, v_t, g_t, b_t, h_state, scale)
+    return out, state
 
 
 def _eager_read_state(state: Tensor, idx: Tensor, dtype: torch.dtype) -> Tensor:
