@@ -198,6 +198,21 @@ def test_bucketed_chunk_is_one_graph(route):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
+def test_decode_is_one_graph(route):
+    def call(q, k, v, g, beta, pool, indices):
+        pool = pool.clone()
+        out, same = module.hpu_fused_recurrent_gated_delta_rule(
+            q, k, v, g, beta, initial_state=pool, ssm_state_indices=indices
+        )
+        return out, same
+
+    x = cases.inputs(9, B=3, T=1, N=5, K=16, V=8)
+    arguments = (*x.five(), x.states, torch.tensor([4, -1, 2]))
+    got = torch.compile(call, fullgraph=True, backend="aot_eager")(*arguments)
+    for a, b in zip(got, call(*arguments)):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
 def f(*shape):
     return torch.zeros(*shape)
 

@@ -198,8 +198,30 @@ def test_chunk(route, given):
     assert vllm.chunk_gated_delta_rule(*x.five())[1] is None
 
 
+@pytest.mark.parametrize("in_place", [True, False])
+def test_verification_is_one_graph(route, in_place):
+    def call(A_log, a, b, dt_bias, q, k, v, pool, cu, indices, accepted):
+        pool = pool.clone()
+        return vllm.fused_sigmoid_gating_delta_rule_update(
+            A_log, a, b, dt_bias, q, k, v, initial_state=pool, inplace_final_state=in_place,
+            cu_seqlens=cu, ssm_state_indices=indices, num_accepted_tokens=accepted,
+        )  # fmt: skip
+
+    x = cases.inputs(11, T=4, N=7, K=16, V=8)
+    arguments = (
+        *parameters(3, 4), x.q, x.k, x.v, x.states, torch.tensor([0, 2, 4]),
+        torch.tensor([[1, 2], [3, 0]]), torch.tensor([2, 1]),
+    )  # fmt: skip
+    got = torch.compile(call, fullgraph=True, backend="aot_eager")(*arguments)
+    for a, b in zip(got, call(*arguments)):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
 CHUNK = vllm.chunk_gated_delta_rule
 RECURRENT = vllm.fused_recurrent_gated_delta_rule
+
+
+POOL, TWO = torch.zeros(2, 4, 8, 8), torch.tensor([[0, 1], [1, 0]])
 
 
 @pytest.mark.parametrize(
@@ -217,6 +239,12 @@ RECURRENT = vllm.fused_recurrent_gated_delta_rule
          ValueError, "num_accepted_tokens is given"),
         (RECURRENT, {"initial_state": torch.zeros(2, 4, 8, 8), "ssm_state_indices": torch.tensor([1, 7])},
          IndexError, "initial_state_indices[1] is 7"),
+        (RECURRENT, {"initial_state": POOL, "ssm_state_indices": torch.tensor([1, 7]),
+                     "inplace_final_state": False}, IndexError, "initial_state_indices[1] is 7"),
+        (RECURRENT, {"initial_state": POOL, "ssm_state_indices": TWO, "inplace_final_state": False,
+                     "num_accepted_tokens": torch.tensor([1, 3])}, IndexError, "num_accepted[1] is 3"),
+        (RECURRENT, {"initial_state": POOL[:1], "inplace_final_state": False}, ValueError,
+         "initial_state has 1 slots, expected 2"),
         (RECURRENT, {"initial_state": torch.zeros(2, 4, 8, 8), "beta": torch.zeros(2, 4, 4, 8)},
          NotImplementedError, "beta has a value a channel"),
     ],

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from .. import ops
 from .._arguments import as_like_or_float32, unsupported
+from ..staged.check import Check
+from ..staged.states import StatePool
 from ._arguments import gates, operands, without_gaps
 
 
@@ -219,7 +221,7 @@ def _recurrent(
         pool = without_gaps(initial_state)
         state = pool[:N] if indices is None else pool
     else:
-        state, slots = _states_of_tokens(v, q, initial_state, cu_seqlens, N, slots)
+        state, slots = _states_of_tokens(name, v, q, initial_state, cu_seqlens, N, slots)
     out = ops.recurrent_(
         q, k, v, g, beta, state, state_layout="vk", cu_seqlens=cu_seqlens, scale=scale,
         use_qk_l2norm=l2norm, **inside, **slots,
@@ -246,31 +248,32 @@ def _slots(indices, num_accepted, N, null_slot) -> dict:
     return {"initial_state_indices": indices[:, 0], "final_state_indices": indices, **slots}
 
 
-def _states_of_tokens(v, q, initial_state, cu_seqlens, N, slots) -> tuple[Tensor, dict]:
+def _states_of_tokens(name, v, q, initial_state, cu_seqlens, N, slots) -> tuple[Tensor, dict]:
     """A pool of the sequences' initial states, [N], and one for the state after every token, [B*T];
     and the slots to match."""
     B, T = q.shape[:2]
     shape = (v.shape[2], v.shape[3], q.shape[3])
+    skipped = None
     if initial_state is None:
         first = q.new_zeros(N, *shape, dtype=torch.float32)
-    elif slots:
-        read = slots["initial_state_indices"]
-        if read.ndim == 2:
-            column = (slots["num_accepted"].long() - 1).clamp(0, read.shape[1] - 1)
-            read = read.gather(1, column.unsqueeze(1)).squeeze(1)
-        padding = read < 0
-        if slots["null_slot"] is not None:
-            padding = padding | (read == slots["null_slot"])
-        first = initial_state.index_select(0, torch.where(padding, 0, read).long())
     else:
-        first = initial_state[:N]
+        read, accepted, null_slot = (
+            slots.get(x) for x in ("initial_state_indices", "num_accepted", "null_slot")
+        )
+        Check(f"gdn.{name}").slots(
+            N, initial_state if slots else initial_state[:N], None, False, read, None, None, accepted,
+            null_slot,
+        )  # fmt: skip
+        first, skipped = StatePool(
+            initial_state, N, False, read, None, None, accepted, null_slot
+        ).read()
     state = torch.cat([first, first.new_zeros(B * T, *shape)])
     sequence = torch.arange(N, device=q.device)
     begin = sequence * T if cu_seqlens is None else cu_seqlens[:-1].long()
     # Columns past a sequence's tokens are not looked at.
     tokens = N + begin[:, None] + torch.arange(T, device=q.device)
-    if slots:
-        sequence = torch.where(padding, -1, sequence)
+    if skipped is not None:
+        sequence = torch.where(skipped, -1, sequence)
     return state, {"initial_state_indices": sequence, "final_state_indices": tokens}
 
 

@@ -7,6 +7,7 @@ import gdn.compat.hpu_gdn_pytorch as switches
 
 from ... import ops, staged
 from ..._dispatch import has_kernel
+from ...staged.check import Check
 from .._arguments import gates, operands, without_gaps
 from .parts import check_iterations
 from .stages import check_heads
@@ -284,10 +285,9 @@ def _turns(indices: Tensor, N: int) -> list[Tensor]:
     indices = indices.reshape(-1)[:N]
     if indices.shape[0] < N:
         indices = torch.nn.functional.pad(indices, (0, N - indices.shape[0]), value=-1)
-    if torch.compiler.is_compiling() or indices.device.type != "cpu":
-        return [indices]
+    slots = Check("hpu_fused_recurrent_gated_delta_rule").values(indices)
     seen, turn = {}, []
-    for slot in indices.tolist():
+    for slot in slots or ():
         turn.append(seen.get(slot, 0) if slot >= 0 else 0)
         seen[slot] = turn[-1] + 1
     if max(turn, default=0) == 0:
