@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-import cases
+import inputs
 import gdn.compat.hpu_gdn_pytorch as module
 import oracle
 import pytest
@@ -88,25 +88,25 @@ def test_switches_are_read_at_import(environment, expected):
 def test_chunk_of_rows(route, monkeypatch, exact, legacy, buckets):
     monkeypatch.setattr(module, "_USE_EXACT_SOLVE", exact)
     monkeypatch.setattr(module, "_USE_LEGACY_PHASE_B", legacy)
-    x = cases.inputs(1, B=2, T=130)
+    x = inputs.of_kind(1, B=2, T=130)
     sizes = {"prefill_num_seqs": 2, "prefill_seq_len": 130} if buckets else {}
-    before = x.states.clone()
+    before = x.state.clone()
     out, state = module.hpu_chunk_gated_delta_rule(
-        *x.five(), initial_state=x.states, output_final_state=True, **sizes
+        *x.tokens, initial_state=x.state, output_final_state=True, **sizes
     )
-    expected, last, _ = oracle.recurrence(*x.five(), x.states, SCALE)
+    expected, last, _ = oracle.recurrence(*x.tokens, x.state, SCALE)
     assert_close(out, expected)
     assert_close(state, last, state=True)
-    assert torch.equal(x.states, before)
+    assert torch.equal(x.state, before)
 
 
 def test_chunk_takes_pieces_of_one_row_as_buckets_and_ignores_cu_seqlens(route):
-    x = cases.inputs(2, B=1, T=120, N=3)
+    x = inputs.of_kind(2, B=1, T=120, N=3)
     out, state = module.hpu_chunk_gated_delta_rule(
-        *x.five(), initial_state=x.states, output_final_state=True, prefill_num_seqs=3,
+        *x.tokens, initial_state=x.state, output_final_state=True, prefill_num_seqs=3,
         prefill_seq_len=40, cu_seqlens=torch.tensor([0, 7]), chunk_size=16,
     )  # fmt: skip
-    expected, last, _ = oracle.recurrence(*x.five(), x.states, SCALE, torch.tensor([0, 40, 80, 120]))
+    expected, last, _ = oracle.recurrence(*x.tokens, x.state, SCALE, torch.tensor([0, 40, 80, 120]))
     assert_close(out, expected)
     assert_close(state, last, state=True)
 
@@ -116,42 +116,42 @@ def test_chunk_takes_pieces_of_one_row_as_buckets_and_ignores_cu_seqlens(route):
 )
 @pytest.mark.parametrize("buckets", [{}, {"prefill_num_seqs": 0, "prefill_seq_len": 64}])
 def test_chunk_of_unequal_lengths(route, lengths, tail, buckets):
-    x = cases.inputs(3, T=sum(lengths) + tail, N=len(lengths))
+    x = inputs.of_kind(3, T=sum(lengths) + tail, N=len(lengths))
     cu = torch.tensor([0, *lengths]).cumsum(0)
     out, state = module.hpu_chunk_gated_delta_rule(
-        *x.five(), initial_state=x.states, output_final_state=True, cu_seqlens=cu, **buckets
+        *x.tokens, initial_state=x.state, output_final_state=True, cu_seqlens=cu, **buckets
     )
-    expected, last, _ = oracle.recurrence(*x.five(), x.states, SCALE, cu)
+    expected, last, _ = oracle.recurrence(*x.tokens, x.state, SCALE, cu)
     assert_close(out, expected)
     assert_close(state, last, state=True)
 
 
 def test_chunk_without_tokens(route):
-    x = cases.inputs(4, B=2, T=0)
+    x = inputs.of_kind(4, B=2, T=0)
     for sizes in ({}, {"prefill_num_seqs": 2, "prefill_seq_len": 0}):
         out, state = module.hpu_chunk_gated_delta_rule(
-            *x.five(), initial_state=x.states, output_final_state=True, **sizes
+            *x.tokens, initial_state=x.state, output_final_state=True, **sizes
         )
-        assert out.shape == x.v.shape and torch.equal(state, x.states)
+        assert out.shape == x.v.shape and torch.equal(state, x.state)
 
 
 @pytest.mark.parametrize("state_dtype", [None, torch.float32, torch.bfloat16])
 def test_dtypes_of_results(route, state_dtype):
-    x = cases.inputs(5, T=70, dtype=torch.bfloat16, state_dtype=state_dtype or torch.float32)
-    initial = x.states if state_dtype else None
+    x = inputs.of_kind(5, T=70, dtype=torch.bfloat16, state_dtype=state_dtype or torch.float32)
+    initial = x.state if state_dtype else None
     out, state = module.hpu_chunk_gated_delta_rule(
         x.q, x.k, x.v, x.g.bfloat16(), x.beta, initial_state=initial, output_final_state=True
     )
     assert out.dtype == torch.bfloat16 and state.dtype == (state_dtype or torch.float32)
-    states = x.states if state_dtype else torch.zeros(1, 4, 64, 64)
+    states = x.state if state_dtype else torch.zeros(1, 4, 64, 64)
     expected, last, _ = oracle.recurrence(x.q, x.k, x.v, x.g.bfloat16(), x.beta, states, SCALE)
     assert_close(out, expected)
     assert_close(state, last, state=True)
-    assert module.hpu_chunk_gated_delta_rule(*x.five())[1] is None
+    assert module.hpu_chunk_gated_delta_rule(*x.tokens)[1] is None
 
 
 def test_mixed_dtypes(route):
-    x = cases.inputs(6, T=20)
+    x = inputs.of_kind(6, T=20)
     q, k = x.q.bfloat16(), x.k.half()
     out, _ = module.hpu_chunk_gated_delta_rule(q, k, x.v.double(), x.g.double(), x.beta)
     expected, _, _ = oracle.recurrence(q, k, x.v, x.g, x.beta, torch.zeros(1, 4, 64, 64), SCALE)
@@ -162,12 +162,12 @@ def test_mixed_dtypes(route):
 @pytest.mark.parametrize("buckets", [False, True])
 def test_bfloat16_compute(route, monkeypatch, buckets):
     monkeypatch.setattr(module, "_GDN_COMPUTE_DTYPE", torch.bfloat16)
-    x = cases.inputs(7, B=2, T=200, K=128, V=128, dtype=torch.bfloat16)
+    x = inputs.of_kind(7, B=2, T=200, K=128, V=128, dtype=torch.bfloat16)
     sizes = {"prefill_num_seqs": 2, "prefill_seq_len": 200} if buckets else {}
     out, state = module.hpu_chunk_gated_delta_rule(
-        *x.five(), initial_state=x.states, output_final_state=True, **sizes
+        *x.tokens, initial_state=x.state, output_final_state=True, **sizes
     )
-    expected, last, _ = oracle.recurrence(*x.five(), x.states, 128**-0.5)
+    expected, last, _ = oracle.recurrence(*x.tokens, x.state, 128**-0.5)
     compute = "bfloat16" if buckets else "float32"
     assert_close(out, expected, compute=compute)
     assert_close(state, last, compute=compute, state=True)
@@ -176,11 +176,11 @@ def test_bfloat16_compute(route, monkeypatch, buckets):
 @pytest.mark.parametrize("kind", ["identical_keys", "g_-100", "g_-inf_once"])
 def test_hard_inputs_with_the_exact_solve(route, monkeypatch, kind):
     monkeypatch.setattr(module, "_USE_EXACT_SOLVE", True)
-    x = cases.inputs(8, T=200, kind=kind)
+    x = inputs.of_kind(8, T=200, kind=kind)
     out, state = module.hpu_chunk_gated_delta_rule(
-        *x.five(), initial_state=x.states, output_final_state=True, chunk_size=128
+        *x.tokens, initial_state=x.state, output_final_state=True, chunk_size=128
     )
-    expected, last, _ = oracle.recurrence(*x.five(), x.states, SCALE)
+    expected, last, _ = oracle.recurrence(*x.tokens, x.state, SCALE)
     assert_close(out, expected, hard=True)
     assert_close(state, last, hard=True, state=True)
 
@@ -192,9 +192,9 @@ def test_bucketed_chunk_is_one_graph(route):
             prefill_seq_len=20, chunk_size=16, use_qk_l2norm_in_kernel=True,
         )  # fmt: skip
 
-    x = cases.inputs(9, B=2, T=20, K=16, V=8)
-    got = torch.compile(call, fullgraph=True, backend="aot_eager")(*x.five(), x.states)
-    for a, b in zip(got, call(*x.five(), x.states)):
+    x = inputs.of_kind(9, B=2, T=20, K=16, V=8)
+    got = torch.compile(call, fullgraph=True, backend="aot_eager")(*x.tokens, x.state)
+    for a, b in zip(got, call(*x.tokens, x.state)):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
@@ -206,8 +206,8 @@ def test_decode_is_one_graph(route):
         )
         return out, same
 
-    x = cases.inputs(9, B=3, T=1, N=5, K=16, V=8)
-    arguments = (*x.five(), x.states, torch.tensor([4, -1, 2]))
+    x = inputs.of_kind(9, B=3, T=1, N=5, K=16, V=8)
+    arguments = (*x.tokens, x.state, torch.tensor([4, -1, 2]))
     got = torch.compile(call, fullgraph=True, backend="aot_eager")(*arguments)
     for a, b in zip(got, call(*arguments)):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
@@ -229,43 +229,43 @@ def f(*shape):
     ],
 )
 def test_chunk_errors(route, options, text):
-    x = cases.inputs(0, B=2, T=4, K=8, V=8)
-    arguments = dict(zip("q k v g beta".split(), x.five())) | options
+    x = inputs.of_kind(0, B=2, T=4, K=8, V=8)
+    arguments = dict(zip("q k v g beta".split(), x.tokens)) | options
     with pytest.raises(ValueError) as caught:
         module.hpu_chunk_gated_delta_rule(**arguments)
     assert text in str(caught.value)
 
 
 def decode(x, **options):
-    return module.hpu_fused_recurrent_gated_delta_rule(*x.five(), initial_state=x.states, **options)
+    return module.hpu_fused_recurrent_gated_delta_rule(*x.tokens, initial_state=x.state, **options)
 
 
 def test_recurrent_updates_the_pool_in_place_and_returns_it(route):
-    x = cases.inputs(10, B=3, T=1, N=6)
-    before = x.states.clone()
+    x = inputs.of_kind(10, B=3, T=1, N=6)
+    before = x.state.clone()
     out, pool = decode(x, ssm_state_indices=torch.tensor([4, 0, 2], dtype=torch.int32))
-    assert pool is x.states
-    expected, last, _ = oracle.recurrence(*x.five(), before[[4, 0, 2]], SCALE)
+    assert pool is x.state
+    expected, last, _ = oracle.recurrence(*x.tokens, before[[4, 0, 2]], SCALE)
     assert_close(out, expected)
     assert_close(pool[[4, 0, 2]], last, state=True)
     assert torch.equal(pool[[1, 3, 5]], before[[1, 3, 5]])
 
 
 def test_recurrent_out_of_place_leaves_the_pool(route):
-    x = cases.inputs(11, B=2, T=3)
-    before = x.states.clone()
+    x = inputs.of_kind(11, B=2, T=3)
+    before = x.state.clone()
     out, states = decode(x, inplace_final_state=False)
-    expected, last, _ = oracle.recurrence(*x.five(), before, SCALE)
+    expected, last, _ = oracle.recurrence(*x.tokens, before, SCALE)
     assert_close(out, expected)
     assert_close(states, last, state=True)
-    assert torch.equal(x.states, before)
+    assert torch.equal(x.state, before)
 
 
 def test_recurrent_without_indices_uses_the_first_slots(route):
-    x = cases.inputs(12, B=2, T=2, N=5)
-    before = x.states.clone()
+    x = inputs.of_kind(12, B=2, T=2, N=5)
+    before = x.state.clone()
     out, pool = decode(x)
-    expected, last, _ = oracle.recurrence(*x.five(), before[:2], SCALE)
+    expected, last, _ = oracle.recurrence(*x.tokens, before[:2], SCALE)
     assert_close(out, expected)
     assert_close(pool[:2], last, state=True)
     assert torch.equal(pool[2:], before[2:])
@@ -273,13 +273,13 @@ def test_recurrent_without_indices_uses_the_first_slots(route):
 
 @pytest.mark.parametrize("indices", [None, [1, 0, -1]])
 def test_recurrent_without_a_state_and_beta(route, indices):
-    x = cases.inputs(13, B=3, T=2, kind="beta_1")
+    x = inputs.of_kind(13, B=3, T=2, kind="beta_1")
     given = None if indices is None else torch.tensor(indices)
     out, state = module.hpu_fused_recurrent_gated_delta_rule(
         x.q, x.k, x.v, x.g, ssm_state_indices=given
     )
     zero = torch.zeros(3, 4, 64, 64)
-    expected, last, _ = oracle.recurrence(*x.five(), zero, SCALE)
+    expected, last, _ = oracle.recurrence(*x.tokens, zero, SCALE)
     if indices:
         expected[2] = 0
         last = torch.stack([last[1], last[0], zero[0].double()])
@@ -288,19 +288,19 @@ def test_recurrent_without_a_state_and_beta(route, indices):
 
 
 def test_recurrent_reads_cu_seqlens_with_as_many_tokens_as_sequences(route):
-    x = cases.inputs(14, T=3, N=3)
-    before, cu = x.states.clone(), torch.tensor([0, 2, 2, 3])
+    x = inputs.of_kind(14, T=3, N=3)
+    before, cu = x.state.clone(), torch.tensor([0, 2, 2, 3])
     out, pool = decode(x, cu_seqlens=cu)
-    expected, last, _ = oracle.recurrence(*x.five(), before, SCALE, cu)
+    expected, last, _ = oracle.recurrence(*x.tokens, before, SCALE, cu)
     assert_close(out, expected)
     assert_close(pool, last, state=True)
 
 
 def test_recurrent_padding_and_missing_indices_are_zero_rows(route):
-    x = cases.inputs(15, B=4, T=2, N=3)
-    before = x.states.clone()
+    x = inputs.of_kind(15, B=4, T=2, N=3)
+    before = x.state.clone()
     out, pool = decode(x, ssm_state_indices=torch.tensor([-1, 2, -5]))
-    expected, last, _ = oracle.recurrence(*x.five(), before[[0, 2, 0, 0]], SCALE)
+    expected, last, _ = oracle.recurrence(*x.tokens, before[[0, 2, 0, 0]], SCALE)
     assert (out[[0, 2, 3]] == 0).all()
     assert_close(out[1], expected[1])
     assert_close(pool[2], last[1], state=True)
@@ -308,42 +308,42 @@ def test_recurrent_padding_and_missing_indices_are_zero_rows(route):
 
 
 def test_recurrent_sequences_that_name_one_slot_run_one_after_the_other(route):
-    x = cases.inputs(16, B=3, T=2, N=4)
-    before = x.states.clone()
+    x = inputs.of_kind(16, B=3, T=2, N=4)
+    before = x.state.clone()
     out, pool = decode(x, ssm_state_indices=torch.tensor([1, 3, 1]))
-    expected, last, _ = oracle.recurrence(*x.five(), before[[1, 3, 1]], SCALE)
-    y = cases.Inputs(*(t[2:] for t in x.five()))
-    expected[2:], last[2:], _ = oracle.recurrence(*y.five(), last[:1], SCALE)
+    expected, last, _ = oracle.recurrence(*x.tokens, before[[1, 3, 1]], SCALE)
+    y = inputs.DeltaRule(*(t[2:] for t in x.tokens), None, {})
+    expected[2:], last[2:], _ = oracle.recurrence(*y.tokens, last[:1], SCALE)
     assert_close(out, expected)
     assert_close(pool[1], last[2], state=True)
     assert_close(pool[3], last[1], state=True)
 
 
 def test_recurrent_speculative(route):
-    x = cases.inputs(17, B=2, T=3, N=8)
-    before, indices = x.states.clone(), torch.tensor([[7, 1, 2], [3, 5, 0]])
+    x = inputs.of_kind(17, B=2, T=3, N=8)
+    before, indices = x.state.clone(), torch.tensor([[7, 1, 2], [3, 5, 0]])
     out, pool = decode(x, ssm_state_indices=indices, num_accepted_tokens=torch.tensor([2, 3]))
-    expected, _, after = oracle.recurrence(*x.five(), before[[1, 0]], SCALE)
+    expected, _, after = oracle.recurrence(*x.tokens, before[[1, 0]], SCALE)
     assert_close(out, expected)
     for n in range(2):
         for t in range(3):
             assert_close(pool[indices[n, t]], after[n][t], state=True)
     out, _ = module.hpu_fused_recurrent_gated_delta_rule(
-        *x.five(), initial_state=before.clone(), ssm_state_indices=indices
+        *x.tokens, initial_state=before.clone(), ssm_state_indices=indices
     )
-    expected, _, _ = oracle.recurrence(*x.five(), before[[7, 3]], SCALE)
+    expected, _, _ = oracle.recurrence(*x.tokens, before[[7, 3]], SCALE)
     assert_close(out, expected)
 
 
 def test_recurrent_with_strided_and_turned_pools(route):
-    x = cases.inputs(18, B=2, T=1, N=4)
+    x = inputs.of_kind(18, B=2, T=1, N=4)
     wide = torch.zeros(4, 2, 4, 64, 64)
-    turned = x.states.transpose(2, 3).contiguous().transpose(2, 3)
-    wide[:, 0] = x.states
+    turned = x.state.transpose(2, 3).contiguous().transpose(2, 3)
+    wide[:, 0] = x.state
     indices = torch.tensor([3, 1])
     results = []
-    for pool in (wide[:, 0], turned, x.states):
-        y = cases.Inputs(*x.five(), pool)
+    for pool in (wide[:, 0], turned, x.state):
+        y = inputs.DeltaRule(*x.tokens, pool, {})
         out, same = decode(y, ssm_state_indices=indices)
         assert same is pool
         results.append((out, pool))
@@ -365,13 +365,13 @@ def test_recurrent_with_strided_and_turned_pools(route):
     ],
 )  # fmt: skip
 def test_recurrent_errors_and_nothing_is_written(route, options, error, text):
-    x = cases.inputs(0, B=2, T=4, K=8, V=8)
-    before = x.states.clone()
-    arguments = dict(zip("q k v g beta".split(), x.five())) | {"initial_state": x.states} | options
+    x = inputs.of_kind(0, B=2, T=4, K=8, V=8)
+    before = x.state.clone()
+    arguments = dict(zip("q k v g beta".split(), x.tokens)) | {"initial_state": x.state} | options
     with pytest.raises(error) as caught:
         module.hpu_fused_recurrent_gated_delta_rule(**arguments)
     assert text in str(caught.value)
-    assert torch.equal(x.states, before)
+    assert torch.equal(x.state, before)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

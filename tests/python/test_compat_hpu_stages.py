@@ -1,6 +1,6 @@
 """gdn.compat.hpu_gdn_pytorch: the functions under the public ones."""
 
-import cases
+import inputs
 import gdn.compat.hpu_gdn_pytorch as module
 import oracle
 import pytest
@@ -13,7 +13,7 @@ SCALE = 64**-0.5
 def stages(x, S, L, C=64, l2norm=False):
     """The three stages, called one after the other as a caller would."""
     qf, kf, vf, bf, sums, state, H, chunks, scale, K, V, S = module.hpu_chunk_gdr_preprocess(
-        *x.five(), None, x.states, l2norm, C, S, L
+        *x.tokens, None, x.state, l2norm, C, S, L
     )
     u, w, q, k, g = module.hpu_chunk_gdr_phase_a(
         qf, kf, vf, bf, sums, L, C, S, chunks, H, K, V, 14
@@ -21,7 +21,7 @@ def stages(x, S, L, C=64, l2norm=False):
     assert u.shape == (S, chunks, C, H, V) and g.shape == (S, chunks, C, H)
     assert w.shape == q.shape == k.shape == (S, chunks, C, H, K)
     return module.hpu_chunk_gdr_phase_b(
-        u, w, q, k, g, state, scale, S, chunks, L, H, K, V, True, x.states.dtype
+        u, w, q, k, g, state, scale, S, chunks, L, H, K, V, True, x.state.dtype
     )
 
 
@@ -31,9 +31,9 @@ def stages(x, S, L, C=64, l2norm=False):
 def test_the_stages_make_the_operator(monkeypatch, exact, legacy, length):
     monkeypatch.setattr(module, "_USE_EXACT_SOLVE", exact)
     monkeypatch.setattr(module, "_USE_LEGACY_PHASE_B", legacy)
-    x = cases.inputs(1, B=2, T=length)
+    x = inputs.of_kind(1, B=2, T=length)
     out, state = stages(x, 2, length)
-    expected, last, _ = oracle.recurrence(*x.five(), x.states, SCALE)
+    expected, last, _ = oracle.recurrence(*x.tokens, x.state, SCALE)
     assert_close(out.view(2, length, 4, 64), expected)
     assert_close(state, last, state=True)
 
@@ -42,19 +42,19 @@ def test_the_stages_make_the_operator(monkeypatch, exact, legacy, length):
 def test_the_stages_in_bfloat16(monkeypatch, legacy):
     monkeypatch.setattr(module, "_GDN_COMPUTE_DTYPE", torch.bfloat16)
     monkeypatch.setattr(module, "_USE_LEGACY_PHASE_B", legacy)
-    x = cases.inputs(2, B=2, T=200, K=128, V=128, dtype=torch.bfloat16)
+    x = inputs.of_kind(2, B=2, T=200, K=128, V=128, dtype=torch.bfloat16)
     out, state = stages(x, 2, 200)
-    expected, last, _ = oracle.recurrence(*x.five(), x.states, 128**-0.5)
+    expected, last, _ = oracle.recurrence(*x.tokens, x.state, 128**-0.5)
     how = {"compute": "bfloat16"}
     assert_close(out.view(2, 200, 4, 128), expected, **how)
     assert_close(state, last, state=True, **how)
 
 
 def test_the_phase_a_of_hard_inputs_honours_the_solver(monkeypatch):
-    x = cases.inputs(3, B=1, T=128, kind="identical_keys")
+    x = inputs.of_kind(3, B=1, T=128, kind="identical_keys")
     monkeypatch.setattr(module, "_USE_EXACT_SOLVE", True)
     out, _ = stages(x, 1, 128, C=128)
-    expected, _, _ = oracle.recurrence(*x.five(), x.states, SCALE)
+    expected, _, _ = oracle.recurrence(*x.tokens, x.state, SCALE)
     assert_close(out.view(1, 128, 4, 64), expected, hard=True)
     monkeypatch.setattr(module, "_USE_EXACT_SOLVE", False)
     monkeypatch.setattr(module.stages, "_hpu_solve_lower_triangular_batched", one_iteration)
@@ -67,26 +67,26 @@ def one_iteration(lmat, eye, use_vectorized, neumann_iters):
 
 
 def test_gates_of_minus_infinity_pass_the_stages():
-    x = cases.inputs(4, B=1, T=100, kind="g_-inf_once")
+    x = inputs.of_kind(4, B=1, T=100, kind="g_-inf_once")
     out, state = stages(x, 1, 100)
-    expected, last, _ = oracle.recurrence(*x.five(), x.states, SCALE)
+    expected, last, _ = oracle.recurrence(*x.tokens, x.state, SCALE)
     assert_close(out.view(1, 100, 4, 64), expected, hard=True)
     assert_close(state, last, hard=True, state=True)
 
 
 def test_the_path_without_buckets():
-    x = cases.inputs(5, T=230, N=3)
+    x = inputs.of_kind(5, T=230, N=3)
     cu = torch.tensor([0, 100, 100, 220])
     out, state = module._hpu_chunk_gated_delta_rule_legacy(
-        *x.five(), None, x.states, True, cu, False, 64, 14, 1, 230, 2, 4, 64, 64, x.q.device
+        *x.tokens, None, x.state, True, cu, False, 64, 14, 1, 230, 2, 4, 64, 64, x.q.device
     )
-    expected, last, _ = oracle.recurrence(*x.five(), x.states, SCALE, cu)
+    expected, last, _ = oracle.recurrence(*x.tokens, x.state, SCALE, cu)
     assert_close(out, expected)
     assert_close(state, last, state=True)
 
 
 def test_the_pipeline_over_ranges_of_any_lengths():
-    x = cases.inputs(6, T=150, N=4)
+    x = inputs.of_kind(6, T=150, N=4)
     ranges = [(0, 70), (70, 70), (80, 81), (81, 150)]  # five tokens and five more are nobody's
     cu = torch.tensor([0, 70, 70, 80, 81, 150])
     q, k = (t[0].repeat_interleave(2, dim=1) for t in (x.q, x.k))
@@ -96,23 +96,23 @@ def test_the_pipeline_over_ranges_of_any_lengths():
             j = min(i + 32, end)
             sums[i:j] = x.g[0, i:j].cumsum(0)
     out, state = module._chunk_precomputed_pipeline(
-        q, k, x.v[0], sums, x.beta[0], x.states, ranges, 32, SCALE, 4, 64, 64, True, 14
+        q, k, x.v[0], sums, x.beta[0], x.state, ranges, 32, SCALE, 4, 64, 64, True, 14
     )
-    states = torch.stack([x.states[0], x.states[1], torch.zeros(4, 64, 64), *x.states[2:]])
-    expected, last, _ = oracle.recurrence(*x.five(), states, SCALE, cu)
+    states = torch.stack([x.state[0], x.state[1], torch.zeros(4, 64, 64), *x.state[2:]])
+    expected, last, _ = oracle.recurrence(*x.tokens, states, SCALE, cu)
     expected[:, 70:80] = 0
     assert_close(out[None], expected)
     assert_close(state, last[[0, 1, 3, 4]], state=True)
 
 
 def test_a_chunk_of_one_sequence_and_a_step_of_all():
-    x = cases.inputs(7, T=40)
+    x = inputs.of_kind(7, T=40)
     q, k = (t[0].repeat_interleave(2, dim=1) for t in (x.q, x.k))
     sums = x.g[0].cumsum(0)
     out, state = module._chunk_vectorized_body(
-        q, k, x.v[0], sums, x.beta[0], x.states[0], torch.eye(40), SCALE, 14
+        q, k, x.v[0], sums, x.beta[0], x.state[0], torch.eye(40), SCALE, 14
     )
-    expected, last, _ = oracle.recurrence(*x.five(), x.states, SCALE)
+    expected, last, _ = oracle.recurrence(*x.tokens, x.state, SCALE)
     assert_close(out[None], expected)
     assert_close(state[None], last, state=True)
 
@@ -120,25 +120,25 @@ def test_a_chunk_of_one_sequence_and_a_step_of_all():
         q, k, x.v[0], x.beta[0], sums, 40, 40, 1, 1, 4, 64, 64, 14
     )
     out, state = module._phase_b_step(
-        u[:, 0], w[:, 0], k[:, 0], g[:, 0], q[:, 0], x.states, SCALE, 1, 4, 64, 64
+        u[:, 0], w[:, 0], k[:, 0], g[:, 0], q[:, 0], x.state, SCALE, 1, 4, 64, 64
     )
     assert_close(out, expected)
     assert_close(state, last, state=True)
 
 
 def test_a_token_and_the_path_of_many():
-    x = cases.inputs(8, B=2, T=3, N=4)
-    before, indices = x.states.clone(), torch.tensor([3, -1])
-    expected, last, _ = oracle.recurrence(*x.five(), before[[3, 0]], SCALE)
+    x = inputs.of_kind(8, B=2, T=3, N=4)
+    before, indices = x.state.clone(), torch.tensor([3, -1])
+    expected, last, _ = oracle.recurrence(*x.tokens, before[[3, 0]], SCALE)
     out, state = module._recurrent_timestep_body(
         x.q[0, 0], x.k[0, 0], x.v[0, 0], x.g[0, 0], x.beta[0, 0], before[3], SCALE, 4, 2, 64
     )
     assert_close(out, expected[0, 0])
     out, pool = module._recurrent_general_path(
-        *x.five(), SCALE, x.states, True, None, indices, False, 2, 3, 2, 4, 64, 64, x.q.device
+        *x.tokens, SCALE, x.state, True, None, indices, False, 2, 3, 2, 4, 64, 64, x.q.device
     )
     assert_close(out[0], expected[0])
-    assert pool is x.states and (out[1] == 0).all()
+    assert pool is x.state and (out[1] == 0).all()
     assert_close(pool[3], last[0], state=True)
 
 
@@ -179,6 +179,6 @@ def test_small_parts():
 
 
 def test_head_mapping_error_of_the_stage():
-    x = cases.inputs(0, T=4, H=2, HV=3)
+    x = inputs.of_kind(0, T=4, H=2, HV=3)
     with pytest.raises(ValueError, match="Unsupported head mapping"):
-        module.hpu_chunk_gdr_preprocess(*x.five(), None, None, False, 64, 1, 4)
+        module.hpu_chunk_gdr_preprocess(*x.tokens, None, None, False, 64, 1, 4)

@@ -1,5 +1,7 @@
 """gdn.staged takes the place of torch.ops.gdn: the same arguments, defaults and results."""
 
+import inspect
+
 import gdn
 import inputs
 import pytest
@@ -7,9 +9,6 @@ import torch
 from gdn import staged
 from gdn.staged.call import Call
 from tolerance import assert_close
-
-import inspect  # isort: skip
-
 
 def arguments_of(function):
     """Name to default; those of a delta rule that go through to Call too."""

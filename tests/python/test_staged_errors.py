@@ -1,18 +1,18 @@
 """Every message of gdn/staged/check.py, and that a call that fails wrote nothing."""
 
-import cases
+import inputs
 import pytest
 import torch
 from gdn import staged
 
 
 def call(operator="chunk", **changes):
-    x = cases.inputs(0, T=6, K=8, V=4, N=3)
+    x = inputs.of_kind(0, T=6, K=8, V=4, N=3)
     arguments = {
         "q": x.q, "k": x.k, "v": x.v, "g": x.g, "beta": x.beta, "state_layout": "vk",
         "cu_seqlens": torch.tensor([0, 1, 3, 6]),
     }  # fmt: skip
-    arguments["state" if operator.endswith("_") else "initial_state"] = x.states
+    arguments["state" if operator.endswith("_") else "initial_state"] = x.state
     arguments.update(changes)
     return getattr(staged, operator)(**arguments)
 
@@ -110,7 +110,7 @@ def test_checkpoints_are_refused_by_name():
 
 @pytest.mark.parametrize("how", ["eager", "compiled"])
 def test_backward_is_refused_by_name(how):
-    x = cases.inputs(0, T=6, K=8, V=4)
+    x = inputs.of_kind(0, T=6, K=8, V=4)
     for leaf in (x.v, x.beta):
         leaf.requires_grad_()
 
@@ -119,7 +119,7 @@ def test_backward_is_refused_by_name(how):
 
     if how == "compiled":
         function = torch.compile(function, fullgraph=True, backend="aot_eager")
-    out, state = function(*x.five())
+    out, state = function(*x.tokens)
     for result in (out, state):
         for leaf in (x.v, x.beta):
             with pytest.raises(NotImplementedError, match="gdn.chunk has no backward"):
@@ -127,9 +127,9 @@ def test_backward_is_refused_by_name(how):
 
 
 def test_in_place_is_refused_under_grad():
-    x = cases.inputs(0, T=6)
+    x = inputs.of_kind(0, T=6)
     x.v.requires_grad_()
     with pytest.raises(RuntimeError, match="gdn.recurrent_ works in place"):
-        staged.recurrent_(*x.five(), x.states, state_layout="vk")
+        staged.recurrent_(*x.tokens, x.state, state_layout="vk")
     with torch.no_grad():
-        staged.recurrent_(*x.five(), x.states, state_layout="vk")
+        staged.recurrent_(*x.tokens, x.state, state_layout="vk")

@@ -1,6 +1,6 @@
 """The staged pipeline stage by stage against the same stages of the C++ reference, in double."""
 
-import cases
+import inputs
 import pytest
 import torch
 from gdn.staged.decay import clamp_log_decay
@@ -20,7 +20,7 @@ CU = torch.tensor([0, 40, 40, 65])
 
 def reference(x, cu, sequence, head):
     stages = torch.ops.gdn.reference_chunk_stages(
-        *x.five(), x.states, state_layout="vk", sequence=sequence, head=head, chunk_size=C,
+        *x.tokens, x.state, state_layout="vk", sequence=sequence, head=head, chunk_size=C,
         use_qk_l2norm=True, cu_seqlens=cu,
     )  # fmt: skip
     assert len(stages) == len(NAMES)
@@ -31,17 +31,17 @@ def reference(x, cu, sequence, head):
 @pytest.mark.parametrize("packed", [False, True])
 def test_every_stage(kind, packed):
     if packed:
-        x, cu = cases.inputs(1, T=65, N=3, H=1, HV=2, K=K, V=V, kind=kind), CU
+        x, cu = inputs.of_kind(1, T=65, N=3, H=1, HV=2, K=K, V=V, kind=kind), CU
         table = PackedChunks(CU, 65, 40, C)
     else:
-        x, cu = cases.inputs(2, B=3, T=40, H=1, HV=2, K=K, V=V, kind=kind), None
+        x, cu = inputs.of_kind(2, B=3, T=40, H=1, HV=2, K=K, V=V, kind=kind), None
         table = EqualChunks(3, 40, C)
     x.q, x.k = x.q * 3, x.k * 0.5
-    chunks = preprocess(*x.five(), table, use_qk_l2norm=True)
+    chunks = preprocess(*x.tokens, table, use_qk_l2norm=True)
     a = phase_a(chunks)
     scale = K**-0.5
-    legacy = phase_b_legacy(chunks, a, x.states, table, scale)
-    optimized = phase_b_optimized(chunks, a, x.states, table, scale)
+    legacy = phase_b_legacy(chunks, a, x.state, table, scale)
+    optimized = phase_b_optimized(chunks, a, x.state, table, scale)
     hoisted = hoist(chunks, a, scale)
     sums = torch.cumsum(table.split(clamp_log_decay(x.g)), 1).transpose(1, 2)
     hard = kind != "usual"

@@ -1,6 +1,6 @@
 """States in a pool: which slots are read, which written, and that no other is touched."""
 
-import cases
+import inputs
 import oracle
 import pytest
 import torch
@@ -12,26 +12,26 @@ EACH = pytest.mark.parametrize("operator", ["chunk_", "recurrent_"])
 
 
 def make(lengths, seed=0, slots=9, dtype=torch.float32, layout="vk"):
-    x = cases.inputs(seed, T=sum(lengths), N=slots, K=32, V=16, state_dtype=dtype)
+    x = inputs.of_kind(seed, T=sum(lengths), N=slots, K=32, V=16, state_dtype=dtype)
     # Two slots' room a slot: a pool with strides.
     shape = (slots, 2, 4, 16, 32) if layout == "vk" else (slots, 2, 4, 32, 16)
     memory = torch.full(shape, torch.nan, dtype=dtype)
     pool = memory[:, 0]
-    pool.copy_(x.states if layout == "vk" else x.states.mT)
+    pool.copy_(x.state if layout == "vk" else x.state.mT)
     return x, pool, torch.tensor([0, *lengths]).cumsum(0)
 
 
 def run(operator, x, pool, cu, **options):
     options = {"state_layout": "vk", **options}
-    return getattr(staged, operator)(*x.five(), pool, cu_seqlens=cu, **options)
+    return getattr(staged, operator)(*x.tokens, pool, cu_seqlens=cu, **options)
 
 
 def expect(x, cu, read):
     """read: the slot of each sequence, None: zero."""
     states = torch.stack(
-        [torch.zeros(4, 16, 32) if slot is None else x.states[slot] for slot in read]
+        [torch.zeros(4, 16, 32) if slot is None else x.state[slot] for slot in read]
     )
-    return oracle.recurrence(*x.five(), states, SCALE, cu)
+    return oracle.recurrence(*x.tokens, states, SCALE, cu)
 
 
 def check_pool(x, pool, written):
@@ -40,7 +40,7 @@ def check_pool(x, pool, written):
         if slot in written:
             assert_close(pool[slot], written[slot], f"slot {slot}", state=True)
         else:
-            assert torch.equal(pool[slot], x.states[slot]), f"slot {slot} was touched"
+            assert torch.equal(pool[slot], x.state[slot]), f"slot {slot} was touched"
 
 
 @EACH
@@ -176,7 +176,7 @@ def test_functional_form_reads_slots_and_writes_none(operator):
     x, pool, cu = make([3, 5, 2])
     before = pool.clone()
     out, state = getattr(staged, operator)(
-        *x.five(), pool, cu_seqlens=cu, state_layout="vk", output_final_state=True,
+        *x.tokens, pool, cu_seqlens=cu, state_layout="vk", output_final_state=True,
         initial_state_indices=torch.tensor([7, 0, 5]), null_slot=0,
         has_initial_state=torch.tensor([True, True, False]),
     )  # fmt: skip

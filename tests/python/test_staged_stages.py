@@ -1,6 +1,6 @@
 """Each stage by itself."""
 
-import cases
+import inputs
 import pytest
 import torch
 from gdn.staged.decay import clamp_log_decay, decay_of_gates, decay_of_sums
@@ -90,20 +90,20 @@ def test_inverse_reads_the_strictly_lower_part_alone():
 
 
 def test_both_forms_of_phase_b_agree():
-    x = cases.inputs(20, B=2, T=130, K=32, V=16)
+    x = inputs.of_kind(20, B=2, T=130, K=32, V=16)
     table = EqualChunks(2, 130, 64)
-    chunks = preprocess(*x.five(), table)
+    chunks = preprocess(*x.tokens, table)
     a = phase_a(chunks)
-    legacy = phase_b_legacy(chunks, a, x.states, table, 1.0)
-    optimized = phase_b_optimized(chunks, a, x.states, table, 1.0)
+    legacy = phase_b_legacy(chunks, a, x.state, table, 1.0)
+    optimized = phase_b_optimized(chunks, a, x.state, table, 1.0)
     assert legacy.v_new is not None and optimized.v_new is None
     torch.testing.assert_close(legacy.state, optimized.state, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(legacy.out, optimized.out, rtol=1e-5, atol=1e-5)
 
 
 def test_u_and_w_solve_their_systems():
-    x = cases.inputs(21, T=64, kind="common_direction")
-    chunks = preprocess(*x.five(), EqualChunks(1, 64, 64))
+    x = inputs.of_kind(21, T=64, kind="common_direction")
+    chunks = preprocess(*x.tokens, EqualChunks(1, 64, 64))
     a = phase_a(chunks)
     L = a.A.double() + torch.eye(64, dtype=torch.float64)
     assert_close((L @ a.u.double()).float(), (chunks.beta[..., None] * chunks.v), hard=True)

@@ -1,7 +1,7 @@
 """The staged pipeline for graph compilers: one graph without breaks, no number read from the device, the
 same results; and on the meta device, which has no numbers."""
 
-import cases
+import inputs
 import pytest
 import torch
 from gdn import staged
@@ -10,7 +10,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 
 def packed():
-    return cases.inputs(1, T=45, N=9, H=1, HV=2, K=16, V=8)
+    return inputs.of_kind(1, T=45, N=9, H=1, HV=2, K=16, V=8)
 
 
 def ints(*values):
@@ -19,24 +19,24 @@ def ints(*values):
 
 def chunk(x, cu):
     return staged.chunk(
-        *x.five(), x.states[:3], state_layout="vk", output_final_state=True,
+        *x.tokens, x.state[:3], state_layout="vk", output_final_state=True,
         chunk_size=16, cu_seqlens=cu, max_length=40,
     )  # fmt: skip
 
 
 def chunk_(x, cu, slots, has_initial_state):
-    pool = x.states.clone()
+    pool = x.state.clone()
     out = staged.chunk_(
-        *x.five(), pool, state_layout="vk", chunk_size=16, cu_seqlens=cu, max_length=40,
+        *x.tokens, pool, state_layout="vk", chunk_size=16, cu_seqlens=cu, max_length=40,
         initial_state_indices=slots, null_slot=0, has_initial_state=has_initial_state,
     )  # fmt: skip
     return out, pool
 
 
 def verify(x, cu, slots, num_accepted):
-    pool = x.states.clone()
+    pool = x.state.clone()
     out = staged.recurrent_(
-        *(t[:, :5] for t in x.five()), pool, state_layout="vk", cu_seqlens=cu, max_length=3,
+        *(t[:, :5] for t in x.tokens), pool, state_layout="vk", cu_seqlens=cu, max_length=3,
         initial_state_indices=slots, num_accepted=num_accepted,
     )  # fmt: skip
     return out, pool
@@ -44,13 +44,13 @@ def verify(x, cu, slots, num_accepted):
 
 def equal_rows(x):
     return staged.chunk(
-        *x.five(), None, state_layout="kv", output_final_state=True, phase_b="optimized",
+        *x.tokens, None, state_layout="kv", output_final_state=True, phase_b="optimized",
         use_qk_l2norm=True, chunk_size=16, compute="bfloat16",
     )  # fmt: skip
 
 
 def convolution(x, cu, slots):
-    weight, pool = x.states[0, 0, :, :4], x.states[:, 0, :, :3].clone()
+    weight, pool = x.state[0, 0, :, :4], x.state[:, 0, :, :3].clone()
     y = staged.causal_conv1d_(
         x.v[:, :, 0], weight, None, pool, silu=True, cu_seqlens=cu, max_length=40,
         initial_state_indices=slots,
@@ -78,25 +78,25 @@ def test_one_graph(call, numbers):
 
 
 def test_inductor_compiles_it():
-    x = cases.inputs(1, T=4, H=1, HV=2, K=4, V=4)
+    x = inputs.of_kind(1, T=4, H=1, HV=2, K=4, V=4)
 
     def function(q, k, v, g, beta, states):
         return staged.chunk(
             q, k, v, g, beta, states, state_layout="vk", output_final_state=True, chunk_size=4
         )
 
-    got = torch.compile(function, fullgraph=True)(*x.five(), x.states)
-    for a, b in zip(got, function(*x.five(), x.states)):
+    got = torch.compile(function, fullgraph=True)(*x.tokens, x.state)
+    for a, b in zip(got, function(*x.tokens, x.state)):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
 @EACH
 def test_a_trace_has_tensor_operations_alone(call, numbers):
     x = packed()
-    tensors = [*x.five(), x.states, *numbers]
+    tensors = [*x.tokens, x.state, *numbers]
 
     def function(q, k, v, g, beta, states, *numbers):
-        return call(cases.Inputs(q, k, v, g, beta, states), *numbers)
+        return call(inputs.DeltaRule(q, k, v, g, beta, states, {}), *numbers)
 
     graph = make_fx(function, tracing_mode="fake")(*tensors)
     targets = {str(n.target) for n in graph.graph.nodes if n.op == "call_function"}
@@ -108,7 +108,7 @@ def test_a_trace_has_tensor_operations_alone(call, numbers):
 def test_in_a_graph_without_a_bucket_the_bound_is_all_tokens():
     def function(x):
         return staged.recurrent(
-            *(t[:, :5] for t in x.five()), x.states[:2], state_layout="vk",
+            *(t[:, :5] for t in x.tokens), x.state[:2], state_layout="vk",
             cu_seqlens=torch.tensor([0, 2, 5]), output_final_state=True,
         )  # fmt: skip
 
