@@ -1,5 +1,5 @@
-"""The definition, token by token in float64, sequence by sequence and head by head in plain PyTorch. It
-shares no code with the library, which is the point of it."""
+"""The definition, token by token in float64, sequence by sequence and head by head in plain
+PyTorch. It shares no code with the library, which is the point of it."""
 
 import torch
 
@@ -30,8 +30,8 @@ def ranges(q, cu_seqlens=None):
 
 
 def recurrence(q, k, v, g, beta, states, scale, cu_seqlens=None, use_qk_l2norm=False):
-    """states: [N,HV,V,K]. Returns out [B,T,HV,V], the last states, and the states after every token,
-    a list of [T_n,HV,V,K]; float64."""
+    """states: [N,HV,V,K]. Returns out [B,T,HV,V], the last states, and the states after every
+    token, a list of [T_n,HV,V,K]; float64."""
     if use_qk_l2norm:
         q, k = l2norm(q), l2norm(k)
     HV = v.shape[2]

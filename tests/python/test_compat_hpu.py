@@ -5,8 +5,8 @@ import os
 import subprocess
 import sys
 
-import inputs
 import gdn.compat.hpu_gdn_pytorch as module
+import inputs
 import oracle
 import pytest
 import torch
@@ -74,10 +74,16 @@ def test_there_is_a_logger():
 )
 def test_switches_are_read_at_import(environment, expected):
     names = "_GDN_COMPUTE_DTYPE", "_USE_EXACT_SOLVE", "_USE_LEGACY_PHASE_B"
-    code = "import gdn.compat.hpu_gdn_pytorch as m; print(" + ", ".join(f"m.{n}" for n in names) + ")"
+    code = (
+        "import gdn.compat.hpu_gdn_pytorch as m; print(" + ", ".join(f"m.{n}" for n in names) + ")"
+    )
     clean = {k: v for k, v in os.environ.items() if not k.startswith("VLLM_GDN_")}
     result = subprocess.run(
-        [sys.executable, "-c", code], env=clean | environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        env=clean | environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert result.stdout.strip() == expected
 
@@ -112,7 +118,8 @@ def test_chunk_takes_pieces_of_one_row_as_buckets_and_ignores_cu_seqlens(route):
 
 
 @pytest.mark.parametrize(
-    "lengths,tail", [([100, 130], 0), ([0, 130, 100], 0), ([1, 63, 64, 65, 0], 7), ([0], 0), ([0], 3)]
+    "lengths,tail",
+    [([100, 130], 0), ([0, 130, 100], 0), ([1, 63, 64, 65, 0], 7), ([0], 0), ([0], 3)],
 )
 @pytest.mark.parametrize("buckets", [{}, {"prefill_num_seqs": 0, "prefill_seq_len": 64}])
 def test_chunk_of_unequal_lengths(route, lengths, tail, buckets):
@@ -224,7 +231,10 @@ def f(*shape):
         ({"neumann_iters": 0}, "neumann_iters must be > 0, got 0"),
         ({"cu_seqlens": torch.tensor([0, 4])}, "expected batch size B=1"),
         ({"v": f(2, 4, 3, 8)}, "Unsupported head mapping in hpu_chunk_gated_delta_rule"),
-        ({"initial_state": f(3, 4, 8, 8)}, "number of initial states is expected to equal the number of"),
+        (
+            {"initial_state": f(3, 4, 8, 8)},
+            "number of initial states is expected to equal the number of",
+        ),
         ({"prefill_num_seqs": 3, "prefill_seq_len": 4}, "expected 8, the tokens of q"),
     ],
 )
@@ -294,6 +304,16 @@ def test_recurrent_reads_cu_seqlens_with_as_many_tokens_as_sequences(route):
     expected, last, _ = oracle.recurrence(*x.tokens, before, SCALE, cu)
     assert_close(out, expected)
     assert_close(pool, last, state=True)
+
+
+def test_lengths_end_with_the_tokens(route):
+    x = inputs.of_kind(19, T=4, N=2)
+    expected, _, _ = oracle.recurrence(*x.tokens, x.state, SCALE, torch.tensor([0, 2, 4]))
+    cu = torch.tensor([0, 2, 9])
+    out, _ = module.hpu_chunk_gated_delta_rule(*x.tokens, initial_state=x.state, cu_seqlens=cu)
+    assert_close(out, expected)
+    out, _ = decode(x, cu_seqlens=cu)
+    assert_close(out, expected)
 
 
 def test_recurrent_padding_and_missing_indices_are_zero_rows(route):

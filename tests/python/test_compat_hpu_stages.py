@@ -1,7 +1,7 @@
 """gdn.compat.hpu_gdn_pytorch: the functions under the public ones."""
 
-import inputs
 import gdn.compat.hpu_gdn_pytorch as module
+import inputs
 import oracle
 import pytest
 import torch
@@ -15,9 +15,7 @@ def stages(x, S, L, C=64, l2norm=False):
     qf, kf, vf, bf, sums, state, H, chunks, scale, K, V, S = module.hpu_chunk_gdr_preprocess(
         *x.tokens, None, x.state, l2norm, C, S, L
     )
-    u, w, q, k, g = module.hpu_chunk_gdr_phase_a(
-        qf, kf, vf, bf, sums, L, C, S, chunks, H, K, V, 14
-    )
+    u, w, q, k, g = module.hpu_chunk_gdr_phase_a(qf, kf, vf, bf, sums, L, C, S, chunks, H, K, V, 14)
     assert u.shape == (S, chunks, C, H, V) and g.shape == (S, chunks, C, H)
     assert w.shape == q.shape == k.shape == (S, chunks, C, H, K)
     return module.hpu_chunk_gdr_phase_b(

@@ -54,7 +54,7 @@ def test_indices_of_one_axis_and_the_null_block(route, null_slot):
     assert same is pool
     expected, last, _ = oracle.recurrence(*x.tokens, x.state[[3, 0, 0, 5]], SCALE, cu)
     written = {3: 0, 5: 3} if null_slot == 0 else {3: 0, 0: 1, 5: 3}
-    for n in ([1, 2] if null_slot == 0 else [2]):
+    for n in [1, 2] if null_slot == 0 else [2]:
         expected[:, n] = 0
     assert_close(out, expected)
     for slot in range(6):
@@ -79,9 +79,7 @@ def test_indices_of_two_axes_keep_a_state_a_token(route, accepted):
     cu, pool = torch.tensor([0, 3, 5, 8, 8]), strided(x.state)
     indices = torch.tensor([[1, 2, 3], [4, 5, 6], [7, 0, 9], [0, 0, 0]])
     given = None if accepted is None else torch.tensor([*accepted, 1])
-    out, _ = recurrent(
-        x, pool, cu_seqlens=cu, ssm_state_indices=indices, num_accepted_tokens=given
-    )
+    out, _ = recurrent(x, pool, cu_seqlens=cu, ssm_state_indices=indices, num_accepted_tokens=given)
     read = [2, 6, 7, 0] if accepted else [1, 4, 7, 0]
     expected, _, after = oracle.recurrence(*x.tokens, x.state[read], SCALE, cu)
     assert_close(out, expected)

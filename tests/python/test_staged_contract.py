@@ -10,6 +10,7 @@ from gdn import staged
 from gdn.staged.call import Call
 from tolerance import assert_close
 
+
 def arguments_of(function):
     """Name to default; those of a delta rule that go through to Call too."""
     parameters = dict(inspect.signature(function).parameters)

@@ -59,7 +59,9 @@ def test_every_stage(kind, packed):
             for name in ("q", "k", "v", "beta"):
                 compare(name, getattr(chunks, name))
             compare("G", sums)
-            expected["between"] = (expected["G"][:, :, None] - expected["G"][:, None, :]).exp().tril()
+            expected["between"] = (
+                (expected["G"][:, :, None] - expected["G"][:, None, :]).exp().tril()
+            )
             compare("between", chunks.decay.between)
             for name in ("A", "T", "u", "w"):
                 compare(name, getattr(a, name))

@@ -19,7 +19,13 @@ def make(lengths, seed=0, slots=5, dtype=torch.float32):
 def verify(x, pool, accepted, records, cu, **options):
     options = {"state_layout": "vk", **options}
     return staged.replay_verify_(
-        *x.tokens, pool, torch.tensor(accepted), *records, cu_seqlens=cu, use_qk_l2norm=True, **options
+        *x.tokens,
+        pool,
+        torch.tensor(accepted),
+        *records,
+        cu_seqlens=cu,
+        use_qk_l2norm=True,
+        **options,
     )
 
 
@@ -63,7 +69,11 @@ def test_padding_touches_nothing():
 
 def test_the_same_as_the_kernel():
     x, records, cu = make([3, 1, 4], dtype=torch.bfloat16)
-    options = {"state_layout": "vk", "state_indices": torch.tensor([4, 0, 1]), "use_qk_l2norm": True}
+    options = {
+        "state_layout": "vk",
+        "state_indices": torch.tensor([4, 0, 1]),
+        "use_qk_l2norm": True,
+    }
     results = []
     for ops in (staged, torch.ops.gdn):
         pool, kept = x.state.clone(), [torch.zeros_like(r) for r in records]
@@ -73,7 +83,9 @@ def test_the_same_as_the_kernel():
             )
         results.append([out, pool, *kept])
     for a, b in zip(*results):
-        torch.testing.assert_close(a, b, rtol=1e-2 if a.dtype == torch.bfloat16 else 1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            a, b, rtol=1e-2 if a.dtype == torch.bfloat16 else 1e-4, atol=1e-5
+        )
 
 
 def test_errors():

@@ -48,7 +48,9 @@ def check_pool(x, pool, written):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_named_slots_alone_are_written(operator, index_dtype, dtype):
     x, pool, cu = make([3, 70, 1], dtype=dtype)
-    out = run(operator, x, pool, cu, initial_state_indices=torch.tensor([7, 2, 0], dtype=index_dtype))
+    out = run(
+        operator, x, pool, cu, initial_state_indices=torch.tensor([7, 2, 0], dtype=index_dtype)
+    )
     expected, last, _ = expect(x, cu, [7, 2, 0])
     assert_close(out, expected)
     check_pool(x, pool, {7: last[0], 2: last[1], 0: last[2]})
@@ -71,7 +73,12 @@ def test_read_and_written_slots_differ(operator):
 def test_padding_skips_the_row_and_touches_nothing(operator, padding):
     x, pool, cu = make([3, 5, 2])
     out = run(
-        operator, x, pool, cu, initial_state_indices=torch.tensor([padding, 6, padding]), null_slot=3
+        operator,
+        x,
+        pool,
+        cu,
+        initial_state_indices=torch.tensor([padding, 6, padding]),
+        null_slot=3,
     )
     expected, last, _ = expect(x, cu, [0, 6, 0])
     assert (out[:, :3] == 0).all() and (out[:, 8:] == 0).all()

@@ -44,7 +44,11 @@ def test_l2norm(dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rms_norm_gated(dtype):
-    x, z, weight = normal(5, 32, dtype=dtype), normal(5, 32, seed=1, dtype=dtype), normal(32, seed=2)
+    x, z, weight = (
+        normal(5, 32, dtype=dtype),
+        normal(5, 32, seed=1, dtype=dtype),
+        normal(32, seed=2),
+    )
     x64, z64 = x.double(), z.double()
     expected = x64 * (x64.square().mean(-1, keepdim=True) + 1e-5).rsqrt()
     expected = expected * weight.double() * z64 * z64.sigmoid()

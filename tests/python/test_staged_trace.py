@@ -1,12 +1,11 @@
-"""The staged pipeline for graph compilers: one graph without breaks, no number read from the device, the
-same results; and on the meta device, which has no numbers."""
+"""The staged pipeline for graph compilers: one graph without breaks, no number read from the
+device, the same results; and on the meta device, which has no numbers."""
 
 import inputs
 import pytest
 import torch
 from gdn import staged
 from torch.fx.experimental.proxy_tensor import make_fx
-
 
 
 def packed():

@@ -1,13 +1,14 @@
-"""The delta rule with vLLM's signatures (vllm/third_party/flash_linear_attention/ops of vLLM 0.32) and its
-meaning of every argument. States are [..,HV,V,K].
+"""The delta rule with vLLM's signatures (vllm/third_party/flash_linear_attention/ops of vLLM 0.32)
+and its meaning of every argument. States are [..,HV,V,K].
 
 Decode works on a pool of states, initial_state [slots,HV,V,K] with any stride between slots, and
-ssm_state_indices names the slots: [N], or [N,M] with a column a token. vLLM calls slot 0 its null block:
-an index of 0 or below is padding, whose rows of out are zero and whose states are not written.
-`null_slot`, the one argument that vLLM lacks, is for pools whose slot 0 is a slot like any other: None.
+ssm_state_indices names the slots: [N], or [N,M] with a column a token. vLLM calls slot 0 its null
+block: an index of 0 or below is padding, whose rows of out are zero and whose states are not
+written. `null_slot`, the one argument that vLLM lacks, is for pools whose slot 0 is a slot like any
+other: None.
 
-One reading is ours. Where vLLM would take the neighbour's index, with [N] indices and several tokens a
-sequence, the slot gets the state after the last one.
+One reading is ours. Where vLLM would take the neighbour's index, with [N] indices and several
+tokens a sequence, the slot gets the state after the last one.
 """
 
 import torch
@@ -41,7 +42,8 @@ def fused_recurrent_gated_delta_rule(
     q, k: float [B,T,H,K]; v: [B,T,HV,V], q's dtype; g, beta: float [B,T,HV], beta absent: 1.
     cu_seqlens: int [N+1], B = 1; absent: a sequence a row.
     ssm_state_indices: int [N] or [N,M], or longer. [N,M]: a sequence reads the slot of column 0, or
-    num_accepted_tokens[n] - 1, and the state after token t goes to that of column t. Absent: slot n.
+    num_accepted_tokens[n] - 1, and the state after token t goes to that of column t. Absent: slot
+    n.
     inplace_final_state: the states go into initial_state. Otherwise the second result has the state
     after every token, [B*T,HV,V,K], zero for tokens of no sequence, and initial_state stays.
 
@@ -74,9 +76,9 @@ def fused_sigmoid_gating_delta_rule_update(
     *,
     null_slot: int | None = 0,
 ) -> tuple[Tensor, Tensor]:
-    """fused_recurrent_gated_delta_rule with its gates computed inside: g = -exp(A_log)
-    softplus(a + dt_bias) and sigmoid(b), of A_log, dt_bias: float [HV]; a, b: float [tokens,HV] or
-    [B,T,HV]; `beta` and `threshold` are the softplus's. is_kda, a decay a channel, is not supported."""
+    """fused_recurrent_gated_delta_rule with its gates computed inside: g = -exp(A_log) softplus(a +
+    dt_bias) and sigmoid(b), of A_log, dt_bias: float [HV]; a, b: float [tokens,HV] or [B,T,HV];
+    `beta` and `threshold` are the softplus's. is_kda, a decay a channel, is not supported."""
     unsupported("fused_sigmoid_gating_delta_rule_update", is_kda=is_kda)
     shape = v.shape[:3]
     inside = {
@@ -109,8 +111,8 @@ def fused_recurrent_gated_delta_rule_packed_decode(
     null_slot: int | None = 0,
 ) -> tuple[Tensor, Tensor]:
     """A token a sequence, q, k and v of which lie side by side: mixed_qkv float [B,2HK+HV*V]; a, b
-    [B,HV]; A_log, dt_bias [HV]; ssm_state_indices [B]. Writes out [B,1,HV,V] and the slots, and returns
-    out and initial_state."""
+    [B,HV]; A_log, dt_bias [HV]; ssm_state_indices [B]. Writes out [B,1,HV,V] and the slots, and
+    returns out and initial_state."""
     name = "fused_recurrent_gated_delta_rule_packed_decode"
     for tensor, what, ndim in (
         (mixed_qkv, "`mixed_qkv`", 2),
@@ -160,10 +162,10 @@ def chunk_gated_delta_rule(
     use_qk_l2norm_in_kernel: bool = False,
     core_attn_out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Prefill. q, k: float [B,T,H,K]; v: [B,T,HV,V], q's dtype; g, beta: float [B,T,HV]; initial_state:
-    float [N,HV,V,K]; cu_seqlens: int [N+1], B = 1. chunk_indices and chunk_offsets, which follow from
-    cu_seqlens, are not looked at. core_attn_out, a contiguous buffer of q's dtype for at least v's
-    elements, takes the output, which is then a view of it.
+    """Prefill. q, k: float [B,T,H,K]; v: [B,T,HV,V], q's dtype; g, beta: float [B,T,HV];
+    initial_state: float [N,HV,V,K]; cu_seqlens: int [N+1], B = 1. chunk_indices and chunk_offsets,
+    which follow from cu_seqlens, are not looked at. core_attn_out, a contiguous buffer of q's dtype
+    for at least v's elements, takes the output, which is then a view of it.
 
     Returns out [B,T,HV,V] and the last states [N,HV,V,K], float32, or None."""
     name = "chunk_gated_delta_rule"
@@ -208,7 +210,9 @@ def _recurrent(
     if initial_state is None and (inplace_final_state or indices is not None):
         raise ValueError(f"gdn.{name}: initial_state is absent, expected the pool of states")
     if indices is None and num_accepted is not None:
-        raise ValueError(f"gdn.{name}: num_accepted_tokens is given, expected ssm_state_indices with it")
+        raise ValueError(
+            f"gdn.{name}: num_accepted_tokens is given, expected ssm_state_indices with it"
+        )
     if "g" in inside:
         g, beta = _gates(name, inside.pop("g"), inside.pop("beta"), q)
     else:
@@ -261,8 +265,8 @@ def _states_of_tokens(name, v, q, initial_state, cu_seqlens, N, slots) -> tuple[
             slots.get(x) for x in ("initial_state_indices", "num_accepted", "null_slot")
         )
         Check(f"gdn.{name}").slots(
-            N, initial_state if slots else initial_state[:N], None, False, read, None, None, accepted,
-            null_slot,
+            N, initial_state if slots else initial_state[:N], None, False, read, None, None,
+            accepted, null_slot,
         )  # fmt: skip
         first, skipped = StatePool(
             initial_state, N, False, read, None, None, accepted, null_slot

@@ -1,5 +1,5 @@
-"""What chunk and recurrent share: the arguments of a call, and what is made of them before and after
-the stages. Names and meanings are those of include/gdn/ops.h.
+"""What chunk and recurrent share: the arguments of a call, and what is made of them before and
+after the stages. Names and meanings are those of include/gdn/ops.h.
 """
 
 from dataclasses import dataclass
@@ -103,7 +103,9 @@ class Call:
 
     # After the stages.
 
-    def output(self, out: Tensor, table: EqualChunks | PackedChunks, skipped: Tensor | None) -> Tensor:
+    def output(
+        self, out: Tensor, table: EqualChunks | PackedChunks, skipped: Tensor | None
+    ) -> Tensor:
         """out [N,steps,C,HV,V] as the caller's [B,T,HV,V]."""
         if skipped is not None:
             out = zero_where(skipped, out)

@@ -3,8 +3,8 @@
     y_t = activation(bias + sum over j < W of weight[:,j] x_(t-W+1+j)),
 
 the inputs before the first token being those of the state, the last S of a channel, newest last. A
-sequence's inputs in a row, history first, give everything: W shifted views of it are the convolution,
-and the S inputs before any place in it are the state there.
+sequence's inputs in a row, history first, give everything: W shifted views of it are the
+convolution, and the S inputs before any place in it are the state there.
 """
 
 import torch
@@ -145,7 +145,8 @@ class _Call:
             return self.x.new_zeros(self.x.shape)
         first = self.S - (self.W - 1)
         y = sum(
-            self.weight[:, j, None].float() * self.inputs[:, :, first + j : first + j + self.longest]
+            self.weight[:, j, None].float()
+            * self.inputs[:, :, first + j : first + j + self.longest]
             for j in range(self.W)
         )
         if self.bias is not None:

@@ -66,9 +66,7 @@ class Check:
             if end < begin:
                 self.fail(f"cu_seqlens[{n}]", f"is {end}", f"at least {begin}", IndexError)
             if max_length is not None and end - begin > max_length:
-                self.fail(
-                    f"sequence {n - 1}", f"has {end - begin} tokens", f"at most {max_length}"
-                )
+                self.fail(f"sequence {n - 1}", f"has {end - begin} tokens", f"at most {max_length}")
         if cu[-1] > T:
             self.fail(f"cu_seqlens[{len(cu) - 1}]", f"is {cu[-1]}", f"at most {T}", IndexError)
 
@@ -105,9 +103,7 @@ class Check:
             "initial_state_indices", initial, [count, None] if columns else [count], INDICES
         )
         if final is not None:
-            self.tensor(
-                "final_state_indices", final, [count] + [None] * (final.ndim == 2), INDICES
-            )
+            self.tensor("final_state_indices", final, [count] + [None] * (final.ndim == 2), INDICES)
         elif in_place:
             final = initial
         if initial is None and final is None and pool is not None and pool.shape[0] != count:
@@ -205,7 +201,9 @@ def check_call(call) -> None:
     check.one_of("state_layout", call.state_layout, LAYOUTS)
     check.one_of("compute", call.compute, COMPUTES)
     if call.force_kernel is not None:
-        check.fail("force_kernel", f"is {call.force_kernel!r}", f"none for tensors on {call.q.device}")
+        check.fail(
+            "force_kernel", f"is {call.force_kernel!r}", f"none for tensors on {call.q.device}"
+        )
     check.sequences(call.cu_seqlens, B, T, call.max_length)
     N = call.count()
     state = [None, HV, V, K] if call.state_layout == "vk" else [None, HV, K, V]

@@ -1,7 +1,7 @@
 """The chunked form: preprocess, phase A, phase B.
 
-    chunks of tokens  ->  A, T, u, w of every chunk  ->  the walk: v_new, out, state
-      preprocess.py         phase_a.py, solve_tril.py       phase_b.py
+chunks of tokens  ->  A, T, u, w of every chunk  ->  the walk: v_new, out, state
+  preprocess.py         phase_a.py, solve_tril.py       phase_b.py
 """
 
 import torch

@@ -1,11 +1,11 @@
-"""How much of what token j did is left at token i of its chunk: exp(G_i - G_j), with G the sum of the
-log-decays g from the chunk's start.
+"""How much of what token j did is left at token i of its chunk: exp(G_i - G_j), with G the sum of
+the log-decays g from the chunk's start.
 
-Three traps decide between right and wrong here. exp(G_i) * exp(-G_j) overflows where the exponential
-of the difference does not. Above the diagonal the difference is positive and overflows too, so it is
-masked before the exponential. And G forgets: in float32, after one large |g| the later differences
-have lost their digits. So a difference is summed for itself, from its own terms, which are of one
-sign: no digit is lost, and no float64 is needed.
+Three traps decide between right and wrong here. exp(G_i) * exp(-G_j) overflows where the
+exponential of the difference does not. Above the diagonal the difference is positive and overflows
+too, so it is masked before the exponential. And G forgets: in float32, after one large |g| the
+later differences have lost their digits. So a difference is summed for itself, from its own terms,
+which are of one sign: no digit is lost, and no float64 is needed.
 """
 
 from typing import NamedTuple

@@ -2,7 +2,8 @@
 
 The tokens of a chunk that starts from the state S0 write v_new, which solves
 
-    (I + A) v_new = diag(beta) (V - diag(exp G) K S0^T),   A_ij = beta_i exp(G_i - G_j) (k_i . k_j), i > j.
+    (I + A) v_new = diag(beta) (V - diag(exp G) K S0^T),
+    A_ij = beta_i exp(G_i - G_j) (k_i . k_j) for i > j, else 0.
 
 With T = (I + A)^-1 that is v_new = u - w S0^T, where u = T diag(beta) V and w = T diag(beta exp G) K.
 """

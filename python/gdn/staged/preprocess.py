@@ -1,5 +1,5 @@
-"""Stage 1: tokens to chunks. q and k are l2-normalised if asked for and repeated for the value heads
-of their group, everything is cut into chunks, and the log-decays become decays.
+"""Stage 1: tokens to chunks. q and k are l2-normalised if asked for and repeated for the value
+heads of their group, everything is cut into chunks, and the log-decays become decays.
 """
 
 from typing import NamedTuple

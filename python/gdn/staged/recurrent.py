@@ -1,9 +1,9 @@
 """The recurrence, token by token, all sequences at once:
 
-    S     <- exp(g_t) S
-    v_new <- beta_t (v_t - S k_t)
-    S     <- S + v_new k_t^T
-    o_t    = scale S q_t
+S     <- exp(g_t) S
+v_new <- beta_t (v_t - S k_t)
+S     <- S + v_new k_t^T
+o_t    = scale S q_t
 """
 
 import torch
@@ -68,8 +68,8 @@ def recurrent_(
 def run(
     call: Call, start: tuple[Tensor, Tensor | None] | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """The walk over the tokens: out as the caller's, v_new [N,steps,HV,V], the last states, and which
-    sequences are skipped. It starts from `start`, or what call.initial() gives."""
+    """The walk over the tokens: out as the caller's, v_new [N,steps,HV,V], the last states, and
+    which sequences are skipped. It starts from `start`, or what call.initial() gives."""
     q, k = call.q, call.k
     if call.use_qk_l2norm:
         q, k = l2norm_f32(q, call.l2norm_eps), l2norm_f32(k, call.l2norm_eps)
@@ -79,8 +79,7 @@ def run(
 
     table = call.table(1)
     q, k, v, g, beta = (
-        table.split(x.float())
-        for x in (repeat_heads(q, HV), repeat_heads(k, HV), call.v, g, beta)
+        table.split(x.float()) for x in (repeat_heads(q, HV), repeat_heads(k, HV), call.v, g, beta)
     )
     every = call.in_place and start is None and call.pool.writes_every_state
     lengths = table.lengths(q.device) if every else None

@@ -1,5 +1,6 @@
-"""Speculative decode with records in place of a state per token. A record is what a token wrote: its
-normalised k, v_new and g. Folding it into a state, S <- exp(g) S + v_new k^T, needs nothing else.
+"""Speculative decode with records in place of a state per token. A record is what a token wrote:
+its normalised k, v_new and g. Folding it into a state, S <- exp(g) S + v_new k^T, needs nothing
+else.
 """
 
 import torch

@@ -1,5 +1,5 @@
-"""y = x * rsqrt(mean x^2 + eps) * weight * silu(z) over the last axis, in float32: the norm at the end
-of a Gated DeltaNet layer."""
+"""y = x * rsqrt(mean x^2 + eps) * weight * silu(z) over the last axis, in float32: the norm at the
+end of a Gated DeltaNet layer."""
 
 import torch
 from torch import Tensor

@@ -4,9 +4,10 @@ Two tables with the same three methods. `EqualChunks` is rows of one length: res
 else. `PackedChunks` is sequences of any lengths in one row: gathers, whose indices are computed on
 the tensors' device from `cu_seqlens`, so that every shape is known without reading a length.
 
-`split` cuts tensors of tokens into chunks of C tokens from each sequence's first token on, and fills
-the last chunk up with zeros. What a chunk of zeros does to a state is nothing (`decay.py`), and so a
-walk over `steps` chunks may pass every sequence, the shorter ones then staying as they are.
+`split` cuts tensors of tokens into chunks of C tokens from each sequence's first token on, and
+fills the last chunk up with zeros. What a chunk of zeros does to a state is nothing (`decay.py`),
+and so a walk over `steps` chunks may pass every sequence, the shorter ones then staying as they
+are.
 """
 
 import torch

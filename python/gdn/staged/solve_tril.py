@@ -51,7 +51,9 @@ def _invert_rows(A: Tensor) -> Tensor:
     return X
 
 
-def solve_neumann(lower: Tensor, iterations: int = 14, dtype: torch.dtype = torch.float32) -> Tensor:
+def solve_neumann(
+    lower: Tensor, iterations: int = 14, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """dtype: what X and strict_lower(L X) are rounded to in every iteration."""
     n = lower.shape[-1]
     eye = torch.eye(n, dtype=torch.float32, device=lower.device)

@@ -1,5 +1,5 @@
-"""Forward only: results of inputs that require a gradient raise when someone asks for it, and what works
-in place raises at once, as torch.ops.gdn does."""
+"""Forward only: results of inputs that require a gradient raise when someone asks for it, and what
+works in place raises at once, as torch.ops.gdn does."""
 
 import functools
 

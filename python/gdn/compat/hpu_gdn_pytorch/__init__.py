@@ -1,18 +1,18 @@
-"""vllm_gaudi.ops.hpu_gdn_pytorch, name for name and argument for argument: code that was written for that
-module runs by changing its import.
+"""vllm_gaudi.ops.hpu_gdn_pytorch, name for name and argument for argument: code that was written
+for that module runs by changing its import.
 
     hpu_fused_gdn_gating                    gates
     hpu_chunk_gated_delta_rule              prefill, and its stages: hpu_chunk_gdr_preprocess,
                                             hpu_chunk_gdr_phase_a, hpu_chunk_gdr_phase_b
     hpu_fused_recurrent_gated_delta_rule    decode
 
-These run the fused kernel on a device that has one, the stages of gdn.staged on any other. The names with
-an underscore are the stages always. Three switches are read from the environment at import, and from
-here at every call:
+These run the fused kernel on a device that has one, the stages of gdn.staged on any other. The
+names with an underscore are the stages always. Three switches are read from the environment at
+import, and from here at every call:
 
     _GDN_COMPUTE_DTYPE      VLLM_GDN_COMPUTE_FP32=0: torch.bfloat16, else torch.float32
-    _USE_EXACT_SOLVE        VLLM_GDN_EXACT_SOLVE=1: the stages invert by forward substitution, not by
-                            Neumann's iteration. (A fused kernel substitutes always.)
+    _USE_EXACT_SOLVE        VLLM_GDN_EXACT_SOLVE=1: the stages invert by forward substitution, not
+                            by Neumann's iteration. (A fused kernel substitutes always.)
     _USE_LEGACY_PHASE_B     VLLM_GDN_LEGACY_PHASE_B=1: the stages walk with v_new = u - w S^T
 
 Where this differs, it is right and that module was not; docs/python.md has the list.

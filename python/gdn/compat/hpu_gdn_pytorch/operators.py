@@ -1,4 +1,5 @@
-"""The public operators, and the two private paths under them that the stages take whatever the device."""
+"""The public operators, and the two private paths under them that the stages take whatever the
+device."""
 
 import torch
 from torch import Tensor
@@ -116,7 +117,8 @@ def _hpu_chunk_gated_delta_rule_legacy(
     Vdim: int,
     device: torch.device,
 ) -> tuple[Tensor, Tensor | None]:
-    """hpu_chunk_gated_delta_rule without buckets, by the stages with the legacy walk, in float32."""
+    """hpu_chunk_gated_delta_rule without buckets, by the stages with the legacy walk, in
+    float32."""
     check_heads(H, HV, "hpu_chunk_gated_delta_rule")
     _check_pack(B, cu_seqlens)
     _check_states(initial_state, B, cu_seqlens)
@@ -188,8 +190,8 @@ def hpu_fused_recurrent_gated_delta_rule(
     num_accepted_tokens: Tensor | None = None,
     use_qk_l2norm_in_kernel: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Decode, any number of tokens a sequence. Shapes as in hpu_chunk_gated_delta_rule; beta absent is
-    1.
+    """Decode, any number of tokens a sequence. Shapes as in hpu_chunk_gated_delta_rule; beta absent
+    is 1.
 
     initial_state is a pool [slots,HV,V,K], of which ssm_state_indices [N] names the slots (absent:
     slot n); it is updated in place and returned, or a copy with inplace_final_state=False. A negative
@@ -280,8 +282,9 @@ def _recurrent(
 
 
 def _turns(indices: Tensor, N: int) -> list[Tensor]:
-    """[N] indices in which every slot occurs once, the others being padding; one of them unless a slot
-    occurs twice, which is looked at where that costs no wait. Rows without an index are padding."""
+    """[N] indices in which every slot occurs once, the others being padding; one of them unless a
+    slot occurs twice, which is looked at where that costs no wait. Rows without an index are
+    padding."""
     indices = indices.reshape(-1)[:N]
     if indices.shape[0] < N:
         indices = torch.nn.functional.pad(indices, (0, N - indices.shape[0]), value=-1)
