@@ -5,21 +5,31 @@ include(GNUInstallDirs)
 # Everything is of the component "library", beside which there is the command.
 set(CMAKE_INSTALL_DEFAULT_COMPONENT_NAME library)
 
-if(GDN_OPENMP)
-  install(DIRECTORY include/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
-else()
-  install(DIRECTORY include/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
-          PATTERN openmp.h EXCLUDE)
+set(not_installed)
+if(NOT GDN_OPENMP)
+  list(APPEND not_installed PATTERN openmp.h EXCLUDE)
 endif()
+if(NOT GDN_CUDA)
+  list(APPEND not_installed PATTERN cuda.h EXCLUDE)
+endif()
+install(DIRECTORY include/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} ${not_installed})
 
 set(config_dir ${CMAKE_INSTALL_LIBDIR}/cmake/gdn)
-install(TARGETS gdn_static gdn_shared EXPORT gdn-targets)
+install(TARGETS gdn_static gdn_shared EXPORT gdn-targets
+        INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(EXPORT gdn-targets NAMESPACE gdn:: DESTINATION ${config_dir} FILE gdnTargets.cmake)
 if(GDN_OPENMP)
   # In a file of its own: a project without OpenMP can still use the rest.
-  install(TARGETS gdn_openmp_static gdn_openmp_shared EXPORT gdn-openmp-targets)
+  install(TARGETS gdn_openmp_static gdn_openmp_shared EXPORT gdn-openmp-targets
+          INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
   install(EXPORT gdn-openmp-targets NAMESPACE gdn:: DESTINATION ${config_dir}
           FILE gdnOpenMPTargets.cmake)
+endif()
+if(GDN_CUDA)
+  # Likewise: a project without a CUDA toolkit can still use the rest.
+  install(TARGETS gdn_cuda EXPORT gdn-cuda-targets INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+  install(EXPORT gdn-cuda-targets NAMESPACE gdn:: DESTINATION ${config_dir}
+          FILE gdnCUDATargets.cmake)
 endif()
 if(BUILD_SHARED_LIBS)
   set(GDN_DEFAULT_KIND shared)

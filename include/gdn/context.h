@@ -16,7 +16,9 @@ struct Context {
 
   // Scratch memory, aligned to 64 bytes and of at least Plan::workspace_bytes, for one call at a
   // time, on the device of the tensors. Not given: on the CPU the call allocates what it needs and
-  // frees it; on a GPU nothing is allocated, and a plan that needs a workspace has to get one.
+  // frees it; on a GPU nothing is allocated, and a plan that needs a workspace has to get one. With
+  // or without, a call on the CPU that writes more than 256 slots named by indices allocates a table
+  // of them while it is checked.
   void* workspace = nullptr;
   size_t workspace_bytes = 0;
 
@@ -24,8 +26,8 @@ struct Context {
   // chooses.
   const char* kernel = nullptr;
 
-  // A GPU backend's stream (a cudaStream_t), on which a call puts its work and returns; the CPU
-  // ignores it.
+  // For a backend whose device has streams, a cudaStream_t on a GPU: a call puts its work there and
+  // returns. The backends on the CPU ignore it.
   void* stream = nullptr;
 
   // A GPU finds out of range values of cu_seqlens, indices and num_accepted only while it works. It
