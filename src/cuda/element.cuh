@@ -48,6 +48,18 @@ __device__ inline float load_element(const std::byte* p, DType dtype, int64_t i 
   });
 }
 
+// The bits of an element, to become a float later: nothing waits for the load before that. A load
+// that is converted on the spot, in a branch on the dtype, is waited for there.
+__device__ inline uint32_t load_bits(const std::byte* p, DType dtype, int64_t i = 0) {
+  return dtype == DType::kF32 ? reinterpret_cast<const uint32_t*>(p)[i]
+                              : uint32_t{reinterpret_cast<const uint16_t*>(p)[i]};
+}
+__device__ inline float from_bits(uint32_t bits, DType dtype) {
+  if (dtype == DType::kF32) return __uint_as_float(bits);
+  if (dtype == DType::kBF16) return __uint_as_float(bits << 16);
+  return __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
+}
+
 __device__ inline void store_element(std::byte* p, DType dtype, float x, int64_t i = 0) {
   with_element(dtype, [&](auto element) {
     reinterpret_cast<decltype(element)*>(p)[i] = from_float<decltype(element)>(x);
@@ -138,6 +150,49 @@ __device__ inline void store_run(T* p, int valid, bool vectors, const float (&x)
   for (int i = 0; i < Count; ++i) {
     if (i < valid) p[i] = from_float<T>(x[i]);
   }
+}
+
+// Four elements from p, as bits; those at `valid` and after it zero.
+struct FourElements {
+  uint4 bits;  // of floats; of 16-bit elements, two in x and two in y
+};
+__device__ inline FourElements load_four(const std::byte* row, DType dtype, int at, int valid) {
+  FourElements four{};
+  if (valid <= 0) return four;
+  const std::byte* p = row + at * static_cast<int>(size_of(dtype));
+  if (dtype == DType::kF32) {
+    if (valid >= 4 && is_aligned(p, 16)) {
+      four.bits = *reinterpret_cast<const uint4*>(p);
+    } else {
+      const auto* x = reinterpret_cast<const uint32_t*>(p);
+      four.bits.x = x[0];
+      if (valid > 1) four.bits.y = x[1];
+      if (valid > 2) four.bits.z = x[2];
+      if (valid > 3) four.bits.w = x[3];
+    }
+    return four;
+  }
+  if (valid >= 4 && is_aligned(p, 8)) {
+    const uint2 bits = *reinterpret_cast<const uint2*>(p);
+    four.bits.x = bits.x;
+    four.bits.y = bits.y;
+  } else {
+    const auto* x = reinterpret_cast<const uint16_t*>(p);
+    four.bits.x = x[0];
+    if (valid > 1) four.bits.x |= uint32_t{x[1]} << 16;
+    if (valid > 2) four.bits.y = x[2];
+    if (valid > 3) four.bits.y |= uint32_t{x[3]} << 16;
+  }
+  return four;
+}
+__device__ inline void to_floats(const FourElements& four, DType dtype, float* x) {
+  if (dtype == DType::kF32) {
+    x[0] = __uint_as_float(four.bits.x), x[1] = __uint_as_float(four.bits.y);
+    x[2] = __uint_as_float(four.bits.z), x[3] = __uint_as_float(four.bits.w);
+    return;
+  }
+  x[0] = from_bits(four.bits.x & 0xffffu, dtype), x[1] = from_bits(four.bits.x >> 16, dtype);
+  x[2] = from_bits(four.bits.y & 0xffffu, dtype), x[3] = from_bits(four.bits.y >> 16, dtype);
 }
 
 // The sum over the lanes that differ in the bits of `mask` from one another; all of them get it.

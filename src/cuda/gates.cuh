@@ -51,27 +51,50 @@ struct Gate {
   float g, beta;
 };
 
-// Of token t of a sequence and value head, given or computed; g as it is, however low.
-__device__ inline Gate load_gate(const GateInputs& gates, const Sequence& s, int64_t t,
-                                 int64_t head) {
+// What the gates of a token and value head are computed from, as bits.
+struct GateBits {
+  uint32_t decay, A_log, dt_bias;  // g, or a with the other two
+  uint32_t strength;               // beta or b
+};
+__device__ inline GateBits load_gate_bits(const GateInputs& gates, const Sequence& s, int64_t t,
+                                          int64_t head) {
+  GateBits bits{};
+  if (gates.g.given()) {
+    bits.decay = load_bits(gates.g.at(s, t, head), gates.g.dtype);
+  } else {
+    bits.decay = load_bits(gates.a.at(s, t, head), gates.a.dtype);
+    bits.A_log = load_bits(gates.A_log.at(head), gates.A_log.dtype);
+    if (gates.dt_bias.given()) {
+      bits.dt_bias = load_bits(gates.dt_bias.at(head), gates.dt_bias.dtype);
+    }
+  }
+  const TokenTensor& strength = gates.beta.given() ? gates.beta : gates.b;
+  if (strength.given()) bits.strength = load_bits(strength.at(s, t, head), strength.dtype);
+  return bits;
+}
+// Given or computed; g as it is, however low.
+__device__ inline Gate gate_of(const GateInputs& gates, const GateBits& bits) {
   Gate gate;
   if (gates.g.given()) {
-    gate.g = load_element(gates.g.at(s, t, head), gates.g.dtype);
+    gate.g = from_bits(bits.decay, gates.g.dtype);
   } else {
-    const float bias =
-        gates.dt_bias.given() ? load_element(gates.dt_bias.at(head), gates.dt_bias.dtype) : 0.0f;
-    const float exp_A = expf(load_element(gates.A_log.at(head), gates.A_log.dtype));
-    gate.g = log_decay(load_element(gates.a.at(s, t, head), gates.a.dtype), bias, exp_A,
-                       gates.softplus_beta, gates.softplus_threshold);
+    const float bias = gates.dt_bias.given() ? from_bits(bits.dt_bias, gates.dt_bias.dtype) : 0.0f;
+    gate.g = log_decay(from_bits(bits.decay, gates.a.dtype), bias,
+                       expf(from_bits(bits.A_log, gates.A_log.dtype)), gates.softplus_beta,
+                       gates.softplus_threshold);
   }
   gate.beta = 1.0f;
   if (gates.beta.given()) {
-    gate.beta = load_element(gates.beta.at(s, t, head), gates.beta.dtype);
+    gate.beta = from_bits(bits.strength, gates.beta.dtype);
   } else if (gates.b.given()) {
-    gate.beta = sigmoid(load_element(gates.b.at(s, t, head), gates.b.dtype));
+    gate.beta = sigmoid(from_bits(bits.strength, gates.b.dtype));
   }
   if (gates.allow_neg_eigval) gate.beta *= 2;
   return gate;
+}
+__device__ inline Gate load_gate(const GateInputs& gates, const Sequence& s, int64_t t,
+                                 int64_t head) {
+  return gate_of(gates, load_gate_bits(gates, s, t, head));
 }
 
 // A g below: its exponential is 0 in float32 either way, but a sum over a chunk that holds -1e4, or

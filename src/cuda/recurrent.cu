@@ -1,6 +1,6 @@
-// Decode: one launch, a warp for some V columns of a (sequence, value head). The loads of the state
-// begin first; while they are on their way the block stages tokens in shared memory; then the state
-// goes through the tokens in registers, and to its slot.
+// Decode: one launch, a warp for some V columns of a (sequence, value head). The loads of the
+// first tokens and of the state begin before anything waits for one; the block stages the tokens in
+// shared memory; then the state goes through them in registers, and to its slot.
 #include "cuda/kernels.h"
 #include "cuda/launch.h"
 #include "cuda/resolve.cuh"
@@ -15,7 +15,8 @@ __global__ void __launch_bounds__(128, resident_blocks(kPerLane))
     recurrent_kernel(const __grid_constant__ DeltaRuleProblem p, const Flag flag,
                      int blocks_per_head) {
   using Tile = StateTile<T, kVK, kPerLane>;
-  __shared__ TokenStage<kPerLane * kLanesPerColumn> stage;
+  using Stage = TokenStage<kPerLane * kLanesPerColumn>;
+  __shared__ Stage stage;
   const Shape& shape = p.shape;
   const BlockPlace place(static_cast<uint32_t>(shape.value_heads),
                          static_cast<uint32_t>(blocks_per_head));
@@ -29,6 +30,14 @@ __global__ void __launch_bounds__(128, resident_blocks(kPerLane))
     return;
   }
   const Sequence s = sequence_of(p.sequences, n, flag);
+  const auto staged = [&](int64_t t0) {
+    const int64_t left = s.length - t0;
+    return static_cast<int>(left < kStagedTokens ? left : kStagedTokens);
+  };
+  // The warp's first token, then the state, whose place has to be read first.
+  typename Stage::Raw raw;
+  const bool stages = Stage::own() < staged(0);
+  if (stages) Stage::begin(p, s, Stage::own(), head, columns, raw);
   const InitialState initial = initial_of(p, n, flag);
   if (initial.skip) return tile.zero_columns(p.out, s, head);
   const int64_t head_elements = head * V * K;
@@ -37,25 +46,21 @@ __global__ void __launch_bounds__(128, resident_blocks(kPerLane))
                       ? nullptr
                       : initial.data + head_elements * static_cast<int64_t>(sizeof(T)),
                   loaded);
-  const auto store = [&](int64_t t) {
-    std::byte* to = final_slot_of(p, n, t, flag);
+  const bool every = p.stores_every_state();
+  std::byte* last = every ? nullptr : final_slot_of(p, n, 0, flag);
+  if (stages) stage.finish(p, raw, Stage::own(), columns);
+  stage.fill(p, s, 0, Stage::own() + Stage::warps(), staged(0), head, columns);
+  const auto store = [&](std::byte* to) {
     if (to == nullptr) return;
     tile.store(to + head_elements * size_of(p.final_state.dtype), p.final_state.dtype);
   };
-
-  const bool every = p.stores_every_state();
-  const auto staged = [&](int64_t t0) {
-    const int64_t left = s.length - t0;
-    return static_cast<int>(left < kStagedTokens ? left : kStagedTokens);
-  };
-  stage.fill(p, s, 0, staged(0), head, columns);
   __syncthreads();
   tile.unpack(loaded);
   for (int64_t t0 = 0; t0 < s.length; t0 += kStagedTokens) {
     const int count = staged(t0);
     if (t0 > 0) {
       __syncthreads();  // all warps are done with the tokens before
-      stage.fill(p, s, t0, count, head, columns);
+      stage.fill(p, s, t0, Stage::own(), count, head, columns);
       __syncthreads();
     }
     for (int i = 0; i < count; ++i) {
@@ -66,11 +71,10 @@ __global__ void __launch_bounds__(128, resident_blocks(kPerLane))
       tile.load_columns(stage.v[i], v);
       tile.step(k, q, stage.kq[i], stage.decay[i], stage.beta[i], p.scale, v, v_new, out);
       tile.store_columns(p.out.at(s, t0 + i, head), p.out.dtype, out);
-      if (every) store(t0 + i);
+      if (every) store(final_slot_of(p, n, t0 + i, flag));
     }
   }
-  if (every) return;
-  store(0);
+  store(last);
 }
 
 }  // namespace

@@ -35,21 +35,38 @@ __device__ Work work_of(const ReplayProblem& p, int64_t n, const Flag& flag) {
   return work;
 }
 
-// Records t0 .. t0 + count - 1 of a slot, staged as tokens are.
-template <int kK>
-__device__ void stage_records(TokenStage<kK>& stage, const ReplayProblem& p, int64_t slot,
-                              int64_t t0, int count, int64_t head, const Columns& columns) {
-  using Stage = TokenStage<kK>;
+// Record t of a slot, staged as a token is.
+template <class Stage>
+__device__ __forceinline__ void begin_record(const ReplayProblem& p, int64_t slot, int64_t t,
+                                             int64_t head, const Columns& columns,
+                                             typename Stage::Raw& raw) {
   const int64_t qk_head = head / (p.shape.value_heads / p.shape.heads);
-  Stage::for_each_own(count, [&](int i) {
-    float k[Stage::kPerLane];
-    Stage::load_row(record_k(p, slot, t0 + i, qk_head), p.record_k.dtype,
-                    static_cast<int>(p.shape.K), k);
-    stage.put_values(i, record_v(p, slot, t0 + i, head), p.record_v.dtype, columns);
-    const float g = load_element(record_g(p, slot, t0 + i, head), p.record_g.dtype);
-    Stage::put_row(stage.k[i], k);
-    if (threadIdx.x % kWarp == 0) stage.decay[i] = decay_of(g);
-  });
+  Stage::begin_row(record_k(p, slot, t, qk_head), p.record_k.dtype, static_cast<int>(p.shape.K),
+                   raw.k);
+  Stage::begin_values(record_v(p, slot, t, head), p.record_v.dtype, columns, raw.v);
+  raw.gate.decay = load_bits(record_g(p, slot, t, head), p.record_g.dtype);
+}
+template <class Stage>
+__device__ __forceinline__ void finish_record(Stage& stage, const ReplayProblem& p,
+                                              const typename Stage::Raw& raw, int i,
+                                              const Columns& columns) {
+  float k[Stage::kPerLane];
+  Stage::finish_row(raw.k, p.record_k.dtype, k);
+  stage.put_values(i, raw.v, p.record_v.dtype, columns);
+  Stage::put_row(stage.k[i], k);
+  if (threadIdx.x % kWarp == 0) {
+    stage.decay[i] = decay_of(from_bits(raw.gate.decay, p.record_g.dtype));
+  }
+}
+template <class Stage>
+__device__ __forceinline__ void fill_records(Stage& stage, const ReplayProblem& p, int64_t slot,
+                                             int64_t t0, int first, int count, int64_t head,
+                                             const Columns& columns) {
+  for (int i = first; i < count; i += Stage::warps()) {
+    typename Stage::Raw raw;
+    begin_record<Stage>(p, slot, t0 + i, head, columns, raw);
+    finish_record(stage, p, raw, i, columns);
+  }
 }
 
 template <class T, bool kVK, int kPerLane>
@@ -57,7 +74,8 @@ __global__ void __launch_bounds__(128, resident_blocks(kPerLane))
     replay_kernel(const __grid_constant__ ReplayProblem p, const Flag flag, int blocks_per_head) {
   using Tile = StateTile<T, kVK, kPerLane>;
   // The records and the tokens are staged in turn, so that each needs one wait alone.
-  __shared__ TokenStage<kPerLane * kLanesPerColumn> records, tokens;
+  using Stage = TokenStage<kPerLane * kLanesPerColumn>;
+  __shared__ Stage records, tokens;
   const Shape& shape = p.shape;
   const BlockPlace place(static_cast<uint32_t>(shape.value_heads),
                          static_cast<uint32_t>(blocks_per_head));
@@ -76,28 +94,44 @@ __global__ void __launch_bounds__(128, resident_blocks(kPerLane))
     return;
   }
   const int64_t slot = work.slot.slot, accepted = work.slot.accepted;
-  std::byte* state = p.state.at(slot, head * V * K);
-  typename Tile::Loaded loaded;
-  tile.begin_load(state, loaded);
   const auto staged = [](int64_t left) {
     return static_cast<int>(left < kStagedTokens ? left : kStagedTokens);
   };
-  stage_records(records, p, slot, 0, staged(accepted), head, columns);
-  if (p.verifies()) tokens.fill(p, work.s, 0, staged(work.s.length), head, columns);
+  const int own = Stage::own();
+  const int first_records = staged(accepted), first_tokens = staged(work.s.length);
+  typename Stage::Raw record, token;
+  if (own < first_records) begin_record<Stage>(p, slot, own, head, columns, record);
+  if (own < first_tokens) Stage::begin(p, work.s, own, head, columns, token);
+  std::byte* state = p.state.at(slot, head * V * K);
+  typename Tile::Loaded loaded;
+  tile.begin_load(state, loaded);
+  if (own < first_records) finish_record(records, p, record, own, columns);
+  if (own < first_tokens) tokens.finish(p, token, own, columns);
+  fill_records(records, p, slot, 0, own + Stage::warps(), first_records, head, columns);
+  tokens.fill(p, work.s, 0, own + Stage::warps(), first_tokens, head, columns);
   __syncthreads();
   tile.unpack(loaded);
   for (int64_t t0 = 0; t0 < accepted; t0 += kStagedTokens) {
     const int count = staged(accepted - t0);
     if (t0 > 0) {
       __syncthreads();
-      stage_records(records, p, slot, t0, count, head, columns);
+      fill_records(records, p, slot, t0, own, count, head, columns);
       __syncthreads();
     }
-    for (int i = 0; i < count; ++i) {
+    // The decays of all of them on the state, of those after it on a record: one product fewer an
+    // element and record.
+    float all = 1;
+    for (int i = 0; i < count; ++i) all = __fmul_rn(all, records.decay[i]);
+    tile.scale(all);
+    float after = 1;
+    for (int i = count - 1; i >= 0; --i) {
       float k[kPerLane], v_new[Tile::kColumns];
       tile.load_row(records.k[i], k);
       tile.load_columns(records.v[i], v_new);
-      tile.fold(records.decay[i], v_new, k);
+#pragma unroll
+      for (int c = 0; c < Tile::kColumns; ++c) v_new[c] = __fmul_rn(after, v_new[c]);
+      tile.add(v_new, k);
+      after = __fmul_rn(after, records.decay[i]);
     }
   }
   if (accepted > 0) tile.store(state, p.state.dtype);
@@ -107,7 +141,7 @@ __global__ void __launch_bounds__(128, resident_blocks(kPerLane))
     const int count = staged(work.s.length - t0);
     if (t0 > 0) {
       __syncthreads();
-      tokens.fill(p, work.s, t0, count, head, columns);
+      tokens.fill(p, work.s, t0, own, count, head, columns);
       __syncthreads();
     }
     for (int i = 0; i < count; ++i) {
@@ -140,7 +174,9 @@ __global__ void __launch_bounds__(128)
   if (work.slot.slot < 0) return;
   for (int64_t t = 0; t < work.s.length; ++t) {
     float k[Stage::kPerLane];
-    Stage::load_row(p.k.at(work.s, t, qk_head), p.k.dtype, K, k);
+    typename Stage::RawRow raw;
+    Stage::begin_row(p.k.at(work.s, t, qk_head), p.k.dtype, K, raw);
+    Stage::finish_row(raw, p.k.dtype, k);
     if (p.use_qk_l2norm) Stage::l2norm(k, p.l2norm_eps);
     std::byte* to = record_k(p, work.slot.slot, t, qk_head);
 #pragma unroll

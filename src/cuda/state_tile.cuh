@@ -111,7 +111,7 @@ struct StateTile {
     const T* head = reinterpret_cast<const T*>(from);
     const bool given = head != nullptr;
     const int row = kVK ? K : V;
-    if (by_vectors(head)) {
+    if (!given || by_vectors(head)) {
 #pragma unroll
       for (int i = 0; i < kPieces; ++i) {
         loaded.pieces[i] = Piece{};
@@ -220,15 +220,20 @@ struct StateTile {
     }
   }
 
-  // S <- decay S + v_new k^T.
-  __device__ __forceinline__ void fold(float decay, const float (&v_new)[kColumns],
-                                       const float (&k)[kPerLane]) {
+  // S <- factor S.
+  __device__ __forceinline__ void scale(float factor) {
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
 #pragma unroll
-      for (int i = 0; i < kPerLane; ++i) {
-        s[c][i] = __fmaf_rn(v_new[c], k[i], __fmul_rn(decay, s[c][i]));
-      }
+      for (int i = 0; i < kPerLane; ++i) s[c][i] = __fmul_rn(factor, s[c][i]);
+    }
+  }
+  // S <- S + x k^T.
+  __device__ __forceinline__ void add(const float (&x)[kColumns], const float (&k)[kPerLane]) {
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+#pragma unroll
+      for (int i = 0; i < kPerLane; ++i) s[c][i] = __fmaf_rn(x[c], k[i], s[c][i]);
     }
   }
 };

@@ -28,17 +28,31 @@ struct TokenStage {
   alignas(16) float v[kStagedTokens][kMostDim];
   float kq[kStagedTokens], decay[kStagedTokens], beta[kStagedTokens];
 
+  static constexpr int kFours = kPerLane / 4;
+  static constexpr int kValues = 2;  // of v for a lane, at most: 64 columns a block
+  struct RawRow {
+    FourElements four[kFours];
+  };
+  // A token, or a record, on its way.
+  struct Raw {
+    RawRow k, q;
+    uint32_t v[kValues];
+    GateBits gate;
+  };
+
   // The lane's elements of a row, zero past K.
-  static __device__ __forceinline__ void load_row(const std::byte* row, DType dtype, int K,
-                                                  float (&x)[kPerLane]) {
+  static __device__ __forceinline__ void begin_row(const std::byte* row, DType dtype, int K,
+                                                   RawRow& raw) {
     const int at = static_cast<int>(threadIdx.x) % kWarp * kPerLane;
-    with_element(dtype, [&](auto element) {
-      using E = decltype(element);
-      constexpr int kBytes = kPerLane * static_cast<int>(sizeof(E));
-      const E* p = reinterpret_cast<const E*>(row);
-      const bool vectors = K % kPerLane == 0 && is_aligned(p, kBytes < 16 ? kBytes : 16);
-      load_run(p + at, K - at, vectors, x);
-    });
+#pragma unroll
+    for (int i = 0; i < kFours; ++i) {
+      raw.four[i] = load_four(row, dtype, at + 4 * i, K - at - 4 * i);
+    }
+  }
+  static __device__ __forceinline__ void finish_row(const RawRow& raw, DType dtype,
+                                                    float (&x)[kPerLane]) {
+#pragma unroll
+    for (int i = 0; i < kFours; ++i) to_floats(raw.four[i], dtype, x + 4 * i);
   }
   static __device__ __forceinline__ float dot(const float (&x)[kPerLane],
                                               const float (&y)[kPerLane]) {
@@ -60,49 +74,69 @@ struct TokenStage {
       *reinterpret_cast<float4*>(row + at + i) = {x[i], x[i + 1], x[i + 2], x[i + 3]};
     }
   }
-  __device__ __forceinline__ void put_values(int i, const std::byte* row, DType dtype,
+  static __device__ __forceinline__ void begin_values(const std::byte* row, DType dtype,
+                                                      const Columns& columns,
+                                                      uint32_t (&bits)[kValues]) {
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) {
+      const int at = columns.begin + static_cast<int>(threadIdx.x) % kWarp + i * kWarp;
+      bits[i] = at < columns.end ? load_bits(row, dtype, at) : 0;
+    }
+  }
+  __device__ __forceinline__ void put_values(int i, const uint32_t (&bits)[kValues], DType dtype,
                                              const Columns& columns) {
-    for (int at = columns.begin + static_cast<int>(threadIdx.x) % kWarp; at < columns.end;
-         at += kWarp) {
-      v[i][at] = load_element(row, dtype, at);
+#pragma unroll
+    for (int j = 0; j < kValues; ++j) {
+      const int at = columns.begin + static_cast<int>(threadIdx.x) % kWarp + j * kWarp;
+      if (at < columns.end) v[i][at] = from_bits(bits[j], dtype);
     }
   }
 
-  // Calls body(i) for the warp's tokens of `count`.
-  template <class Body>
-  static __device__ __forceinline__ void for_each_own(int count, const Body& body) {
-    for (int i = static_cast<int>(threadIdx.x) / kWarp; i < count;
-         i += static_cast<int>(blockDim.x) / kWarp) {
-      body(i);
-    }
-  }
+  // Which of `count` tokens a warp stages: its own number, and so on by the warps of the block.
+  static __device__ __forceinline__ int own() { return static_cast<int>(threadIdx.x) / kWarp; }
+  static __device__ __forceinline__ int warps() { return static_cast<int>(blockDim.x) / kWarp; }
 
-  // Tokens t0 .. t0 + count - 1. Problem is DeltaRuleProblem or ReplayProblem.
+  // Begins the loads of token t. Problem is DeltaRuleProblem or ReplayProblem.
   template <class Problem>
-  __device__ __forceinline__ void fill(const Problem& p, const Sequence& s, int64_t t0, int count,
-                                       int64_t head, const Columns& columns) {
+  static __device__ __forceinline__ void begin(const Problem& p, const Sequence& s, int64_t t,
+                                               int64_t head, const Columns& columns, Raw& raw) {
     const int K = static_cast<int>(p.shape.K);
     const int64_t qk_head = head / (p.shape.value_heads / p.shape.heads);
-    for_each_own(count, [&](int i) {
-      const int64_t t = t0 + i;
-      float k_row[kPerLane], q_row[kPerLane];
-      load_row(p.k.at(s, t, qk_head), p.k.dtype, K, k_row);
-      load_row(p.q.at(s, t, qk_head), p.q.dtype, K, q_row);
-      put_values(i, p.v.at(s, t, head), p.v.dtype, columns);
-      const Gate gate = load_gate(p.gates, s, t, head);
-      if (p.use_qk_l2norm) {
-        l2norm(k_row, p.l2norm_eps);
-        l2norm(q_row, p.l2norm_eps);
-      }
-      const float product = dot(k_row, q_row);
-      put_row(k[i], k_row);
-      put_row(q[i], q_row);
-      if (threadIdx.x % kWarp == 0) {
-        kq[i] = product;
-        decay[i] = decay_of(gate.g);
-        beta[i] = gate.beta;
-      }
-    });
+    begin_row(p.k.at(s, t, qk_head), p.k.dtype, K, raw.k);
+    begin_row(p.q.at(s, t, qk_head), p.q.dtype, K, raw.q);
+    begin_values(p.v.at(s, t, head), p.v.dtype, columns, raw.v);
+    raw.gate = load_gate_bits(p.gates, s, t, head);
+  }
+  template <class Problem>
+  __device__ __forceinline__ void finish(const Problem& p, const Raw& raw, int i,
+                                         const Columns& columns) {
+    float k_row[kPerLane], q_row[kPerLane];
+    finish_row(raw.k, p.k.dtype, k_row);
+    finish_row(raw.q, p.q.dtype, q_row);
+    put_values(i, raw.v, p.v.dtype, columns);
+    if (p.use_qk_l2norm) {
+      l2norm(k_row, p.l2norm_eps);
+      l2norm(q_row, p.l2norm_eps);
+    }
+    const float product = dot(k_row, q_row);
+    put_row(k[i], k_row);
+    put_row(q[i], q_row);
+    const Gate gate = gate_of(p.gates, raw.gate);
+    if (threadIdx.x % kWarp == 0) {
+      kq[i] = product;
+      decay[i] = decay_of(gate.g);
+      beta[i] = gate.beta;
+    }
+  }
+  // Tokens t0 + i for the warp's i from `first` on.
+  template <class Problem>
+  __device__ __forceinline__ void fill(const Problem& p, const Sequence& s, int64_t t0, int first,
+                                       int count, int64_t head, const Columns& columns) {
+    for (int i = first; i < count; i += warps()) {
+      Raw raw;
+      begin(p, s, t0 + i, head, columns, raw);
+      finish(p, raw, i, columns);
+    }
   }
 };
 
