@@ -34,10 +34,10 @@ __global__ void __launch_bounds__(128, resident_blocks(kPerLane))
     const int64_t left = s.length - t0;
     return static_cast<int>(left < kStagedTokens ? left : kStagedTokens);
   };
-  // The warp's first token, then the state, whose place has to be read first.
+  // The warp's first item of the tokens, then the state, whose place has to be read first.
   typename Stage::Raw raw;
-  const bool stages = Stage::own() < staged(0);
-  if (stages) Stage::begin(p, s, Stage::own(), head, columns, raw);
+  const bool stages = Stage::own() < staged(0) * Stage::kItems;
+  if (stages) Stage::begin(p, s, 0, Stage::own(), head, columns, raw);
   const InitialState initial = initial_of(p, n, flag);
   if (initial.skip) return tile.zero_columns(p.out, s, head);
   const int64_t head_elements = head * V * K;
@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(128, resident_blocks(kPerLane))
       tile.load_row(stage.k[i], k);
       tile.load_row(stage.q[i], q);
       tile.load_columns(stage.v[i], v);
-      tile.step(k, q, stage.kq[i], stage.decay[i], stage.beta[i], p.scale, v, v_new, out);
+      tile.step(k, q, stage.decay[i], stage.beta[i], p.scale, v, v_new, out);
       tile.store_columns(p.out.at(s, t0 + i, head), p.out.dtype, out);
       if (every) store(final_slot_of(p, n, t0 + i, flag));
     }

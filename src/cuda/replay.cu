@@ -42,7 +42,7 @@ __device__ __forceinline__ void begin_record(const ReplayProblem& p, int64_t slo
                                              typename Stage::Raw& raw) {
   const int64_t qk_head = head / (p.shape.value_heads / p.shape.heads);
   Stage::begin_row(record_k(p, slot, t, qk_head), p.record_k.dtype, static_cast<int>(p.shape.K),
-                   raw.k);
+                   raw.row);
   Stage::begin_values(record_v(p, slot, t, head), p.record_v.dtype, columns, raw.v);
   raw.gate.decay = load_bits(record_g(p, slot, t, head), p.record_g.dtype);
 }
@@ -51,7 +51,7 @@ __device__ __forceinline__ void finish_record(Stage& stage, const ReplayProblem&
                                               const typename Stage::Raw& raw, int i,
                                               const Columns& columns) {
   float k[Stage::kPerLane];
-  Stage::finish_row(raw.k, p.record_k.dtype, k);
+  Stage::finish_row(raw.row, p.record_k.dtype, k);
   stage.put_values(i, raw.v, p.record_v.dtype, columns);
   Stage::put_row(stage.k[i], k);
   if (threadIdx.x % kWarp == 0) {
@@ -99,14 +99,15 @@ __global__ void __launch_bounds__(128, resident_blocks(kPerLane))
   };
   const int own = Stage::own();
   const int first_records = staged(accepted), first_tokens = staged(work.s.length);
+  const bool stages = own < first_tokens * Stage::kItems;
   typename Stage::Raw record, token;
   if (own < first_records) begin_record<Stage>(p, slot, own, head, columns, record);
-  if (own < first_tokens) Stage::begin(p, work.s, own, head, columns, token);
+  if (stages) Stage::begin(p, work.s, 0, own, head, columns, token);
   std::byte* state = p.state.at(slot, head * V * K);
   typename Tile::Loaded loaded;
   tile.begin_load(state, loaded);
   if (own < first_records) finish_record(records, p, record, own, columns);
-  if (own < first_tokens) tokens.finish(p, token, own, columns);
+  if (stages) tokens.finish(p, token, own, columns);
   fill_records(records, p, slot, 0, own + Stage::warps(), first_records, head, columns);
   tokens.fill(p, work.s, 0, own + Stage::warps(), first_tokens, head, columns);
   __syncthreads();
@@ -150,7 +151,7 @@ __global__ void __launch_bounds__(128, resident_blocks(kPerLane))
       tile.load_row(tokens.k[i], k);
       tile.load_row(tokens.q[i], q);
       tile.load_columns(tokens.v[i], v);
-      tile.step(k, q, tokens.kq[i], tokens.decay[i], tokens.beta[i], p.scale, v, v_new, out);
+      tile.step(k, q, tokens.decay[i], tokens.beta[i], p.scale, v, v_new, out);
       tile.store_columns(p.out.at(work.s, t0 + i, head), p.out.dtype, out);
       tile.store_columns(record_v(p, slot, t0 + i, head), p.record_v.dtype, v_new);
     }

@@ -99,6 +99,24 @@ struct StateTile {
     const int v = v0 + column_of(piece), k = k_of(element_of(piece));
     return kVK ? v * row + k : k * row + v;
   }
+  // Whether all lanes of the warp have all their elements, side by side in whole pieces: then a
+  // place is a base and a constant, or a constant times the stride.
+  static constexpr int kWholeK = kPerLane * kLanesPerColumn;
+  template <class E>
+  __device__ __forceinline__ bool is_whole(const E* head) const {
+    const int columns_end = v0 - group * kColumns + columns_per_warp(kPerLane);
+    return K == kWholeK && columns_end <= V && by_vectors(head);
+  }
+  template <class E>
+  __device__ __forceinline__ E* whole_base(E* head) const {
+    return head + (kVK ? v0 * kWholeK + member * kPiece : member * kPerLane * V + v0);
+  }
+  // Of a piece, from the base.
+  static __device__ __forceinline__ int whole_offset(int piece, int V) {
+    return kVK ? column_of(piece) * kWholeK + element_of(piece) * kLanesPerColumn
+               : element_of(piece) * V;
+  }
+
   template <class E>
   __device__ __forceinline__ bool by_vectors(const E* head) const {
     constexpr int kBytes = kPiece * static_cast<int>(sizeof(E));
@@ -111,7 +129,13 @@ struct StateTile {
     const T* head = reinterpret_cast<const T*>(from);
     const bool given = head != nullptr;
     const int row = kVK ? K : V;
-    if (!given || by_vectors(head)) {
+    if (given && is_whole(head)) {
+      const T* base = whole_base(head);
+#pragma unroll
+      for (int i = 0; i < kPieces; ++i) {
+        loaded.pieces[i] = __ldcs(reinterpret_cast<const Piece*>(base + whole_offset(i, V)));
+      }
+    } else if (!given || by_vectors(head)) {
 #pragma unroll
       for (int i = 0; i < kPieces; ++i) {
         loaded.pieces[i] = Piece{};
@@ -154,14 +178,27 @@ struct StateTile {
     with_element(dtype, [&](auto element) {
       using E = decltype(element);
       E* head = reinterpret_cast<E*>(to);
-      const bool vectors = by_vectors(head);
-#pragma unroll
-      for (int i = 0; i < kPieces; ++i) {
-        float part[kPiece];
+      const bool whole = is_whole(head), vectors = by_vectors(head);
+      E* base = whole_base(head);
+      const auto piece = [&](int i, float (&part)[kPiece]) {
 #pragma unroll
         for (int e = 0; e < kPiece; ++e) {
           part[e] = s[column_of(i) + (kVK ? 0 : e)][element_of(i) + (kVK ? e : 0)];
         }
+      };
+      if (whole) {
+#pragma unroll
+        for (int i = 0; i < kPieces; ++i) {
+          float part[kPiece];
+          piece(i, part);
+          store_run(base + whole_offset(i, row), kPiece, true, part);
+        }
+        return;
+      }
+#pragma unroll
+      for (int i = 0; i < kPieces; ++i) {
+        float part[kPiece];
+        piece(i, part);
         store_run(head + begin_of(i, row), valid_in(i), vectors, part);
       }
     });
@@ -199,11 +236,15 @@ struct StateTile {
     }
   }
 
-  // S <- decay S; v_new = beta (v - S k); S <- S + v_new k^T; out = scale S q, where kq = k . q.
+  // S <- decay S; v_new = beta (v - S k); S <- S + v_new k^T; out = scale S q.
   __device__ __forceinline__ void step(const float (&k)[kPerLane], const float (&q)[kPerLane],
-                                       float kq, float decay, float beta, float scale,
+                                       float decay, float beta, float scale,
                                        const float (&v)[kColumns], float (&v_new)[kColumns],
                                        float (&out)[kColumns]) {
+    float kq = 0;
+#pragma unroll
+    for (int i = 0; i < kPerLane; ++i) kq = __fmaf_rn(k[i], q[i], kq);
+    kq = sum(kq);
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
       float with_k = 0, with_q = 0;

@@ -1,6 +1,6 @@
 // Some tokens of a sequence and value head in shared memory, normalised, in float32, with their
-// gates: all warps of a block read them there. A warp stages a token, so that its sums are over
-// lanes in one order, whatever the block.
+// gates: all warps of a block read them there. A warp stages a row, so that its sums are over lanes in
+// one order, whatever the block.
 #pragma once
 
 #include <cstdint>
@@ -26,16 +26,16 @@ struct TokenStage {
 
   alignas(16) float k[kStagedTokens][kK], q[kStagedTokens][kK];
   alignas(16) float v[kStagedTokens][kMostDim];
-  float kq[kStagedTokens], decay[kStagedTokens], beta[kStagedTokens];
+  float decay[kStagedTokens], beta[kStagedTokens];
 
   static constexpr int kFours = kPerLane / 4;
   static constexpr int kValues = 2;  // of v for a lane, at most: 64 columns a block
   struct RawRow {
     FourElements four[kFours];
   };
-  // A token, or a record, on its way.
+  // An item, or a record, on its way.
   struct Raw {
-    RawRow k, q;
+    RawRow row;
     uint32_t v[kValues];
     GateBits gate;
   };
@@ -92,50 +92,54 @@ struct TokenStage {
     }
   }
 
-  // Which of `count` tokens a warp stages: its own number, and so on by the warps of the block.
+  // Staging is cut into items, a warp an item: k, q, and v with the gates, of every token. A warp
+  // has the items of its own number, and so on by the warps of the block.
+  static constexpr int kItems = 3;
   static __device__ __forceinline__ int own() { return static_cast<int>(threadIdx.x) / kWarp; }
   static __device__ __forceinline__ int warps() { return static_cast<int>(blockDim.x) / kWarp; }
 
-  // Begins the loads of token t. Problem is DeltaRuleProblem or ReplayProblem.
+  // Begins the loads of an item of tokens t0 ... Problem is DeltaRuleProblem or ReplayProblem.
   template <class Problem>
-  static __device__ __forceinline__ void begin(const Problem& p, const Sequence& s, int64_t t,
-                                               int64_t head, const Columns& columns, Raw& raw) {
-    const int K = static_cast<int>(p.shape.K);
+  static __device__ __forceinline__ void begin(const Problem& p, const Sequence& s, int64_t t0,
+                                               int item, int64_t head, const Columns& columns,
+                                               Raw& raw) {
+    const int64_t t = t0 + item / kItems;
     const int64_t qk_head = head / (p.shape.value_heads / p.shape.heads);
-    begin_row(p.k.at(s, t, qk_head), p.k.dtype, K, raw.k);
-    begin_row(p.q.at(s, t, qk_head), p.q.dtype, K, raw.q);
-    begin_values(p.v.at(s, t, head), p.v.dtype, columns, raw.v);
-    raw.gate = load_gate_bits(p.gates, s, t, head);
+    const int part = item % kItems;
+    if (part < 2) {
+      const TokenTensor& x = part == 0 ? p.k : p.q;
+      begin_row(x.at(s, t, qk_head), x.dtype, static_cast<int>(p.shape.K), raw.row);
+    } else {
+      begin_values(p.v.at(s, t, head), p.v.dtype, columns, raw.v);
+      raw.gate = load_gate_bits(p.gates, s, t, head);
+    }
   }
   template <class Problem>
-  __device__ __forceinline__ void finish(const Problem& p, const Raw& raw, int i,
+  __device__ __forceinline__ void finish(const Problem& p, const Raw& raw, int item,
                                          const Columns& columns) {
-    float k_row[kPerLane], q_row[kPerLane];
-    finish_row(raw.k, p.k.dtype, k_row);
-    finish_row(raw.q, p.q.dtype, q_row);
-    put_values(i, raw.v, p.v.dtype, columns);
-    if (p.use_qk_l2norm) {
-      l2norm(k_row, p.l2norm_eps);
-      l2norm(q_row, p.l2norm_eps);
+    const int i = item / kItems, part = item % kItems;
+    if (part < 2) {
+      float row[kPerLane];
+      finish_row(raw.row, p.k.dtype, row);
+      if (p.use_qk_l2norm) l2norm(row, p.l2norm_eps);
+      put_row(part == 0 ? k[i] : q[i], row);
+      return;
     }
-    const float product = dot(k_row, q_row);
-    put_row(k[i], k_row);
-    put_row(q[i], q_row);
+    put_values(i, raw.v, p.v.dtype, columns);
     const Gate gate = gate_of(p.gates, raw.gate);
     if (threadIdx.x % kWarp == 0) {
-      kq[i] = product;
       decay[i] = decay_of(gate.g);
       beta[i] = gate.beta;
     }
   }
-  // Tokens t0 + i for the warp's i from `first` on.
+  // Items from `first` on of `count` tokens.
   template <class Problem>
   __device__ __forceinline__ void fill(const Problem& p, const Sequence& s, int64_t t0, int first,
                                        int count, int64_t head, const Columns& columns) {
-    for (int i = first; i < count; i += warps()) {
+    for (int item = first; item < count * kItems; item += warps()) {
       Raw raw;
-      begin(p, s, t0 + i, head, columns, raw);
-      finish(p, raw, i, columns);
+      begin(p, s, t0, item, head, columns, raw);
+      finish(p, raw, item, columns);
     }
   }
 };
