@@ -224,21 +224,24 @@ void set_tokens(Tensors* tensors, const Heads& h, int64_t B, int64_t T, Args* ar
 }
 
 double token_bytes(const Heads& h, int64_t tokens) {
-  return static_cast<double>(tokens) * static_cast<double>(2 * h.H * h.K * 2 + 2 * h.HV * h.V * 2 + h.HV * 8);
+  return static_cast<double>(tokens) *
+         static_cast<double>(2 * h.H * h.K * 2 + 2 * h.HV * h.V * 2 + h.HV * 8);
 }
 
 void bench_decode(Bench* bench, int64_t N, DType state, StateLayout layout) {
   const Heads h;
-  const std::string about = std::to_string(N) + " " + short_name(state) +
-                            (layout == StateLayout::kVK ? " vk" : " kv");
+  const std::string about =
+      std::to_string(N) + " " + short_name(state) + (layout == StateLayout::kVK ? " vk" : " kv");
   if (!bench->wanted("decode", about)) return;
   const int64_t state_bytes = N * h.HV * h.K * h.V * size_of(state);
   const int64_t sets = sets_for(state_bytes);
   Tensors tensors;
   std::vector<RecurrentArgs> args;
   std::vector<int32_t> slots(static_cast<size_t>(N));
-  for (int64_t n = 0; n < N; ++n) slots[static_cast<size_t>(n)] = static_cast<int32_t>((n * 7 + 3) % (N + 5));
-  if ((N + 5) % 7 == 0) for (int64_t n = 0; n < N; ++n) slots[static_cast<size_t>(n)] = static_cast<int32_t>(n);
+  for (int64_t n = 0; n < N; ++n)
+    slots[static_cast<size_t>(n)] = static_cast<int32_t>((n * 7 + 3) % (N + 5));
+  if ((N + 5) % 7 == 0)
+    for (int64_t n = 0; n < N; ++n) slots[static_cast<size_t>(n)] = static_cast<int32_t>(n);
   for (int64_t i = 0; i < sets; ++i) {
     RecurrentArgs a(layout);
     set_tokens(&tensors, h, N, 1, &a);
@@ -254,8 +257,7 @@ void bench_decode(Bench* bench, int64_t N, DType state, StateLayout layout) {
 
 void bench_verify(Bench* bench, int64_t N, int64_t T, DType state) {
   const Heads h;
-  const std::string about =
-      std::to_string(N) + " x " + std::to_string(T) + " " + short_name(state);
+  const std::string about = std::to_string(N) + " x " + std::to_string(T) + " " + short_name(state);
   if (!bench->wanted("verify", about)) return;
   const int64_t state_bytes = N * h.HV * h.K * h.V * size_of(state);
   const int64_t sets = sets_for(state_bytes);
@@ -265,7 +267,8 @@ void bench_verify(Bench* bench, int64_t N, int64_t T, DType state) {
     ReplayVerifyArgs a(StateLayout::kVK);
     set_tokens(&tensors, h, N, T, &a);
     a.state = tensors.make(state, {N, h.HV, h.V, h.K}, 0, 0.1f);
-    a.num_accepted = tensors.make(std::vector<int32_t>(static_cast<size_t>(N), static_cast<int32_t>(T)), {N});
+    a.num_accepted =
+        tensors.make(std::vector<int32_t>(static_cast<size_t>(N), static_cast<int32_t>(T)), {N});
     a.record_k = tensors.make(DType::kBF16, {N, T, h.H, h.K}, 0, 0.09f);
     a.record_v = tensors.make(DType::kF32, {N, T, h.HV, h.V}, 0, 0.5f);
     a.record_g = tensors.make(DType::kF32, {N, T, h.HV}, -0.1f, 0.02f);
@@ -274,7 +277,8 @@ void bench_verify(Bench* bench, int64_t N, int64_t T, DType state) {
   const double us = bench->time(std::max<int64_t>(sets, 8), [&](int64_t i) {
     require(replay_verify(bench->context(), args[static_cast<size_t>(i % sets)]));
   });
-  const double records = static_cast<double>(N * T) * static_cast<double>(h.H * h.K * 2 + h.HV * h.V * 4 + h.HV * 4) * 2;
+  const double records = static_cast<double>(N * T) *
+                         static_cast<double>(h.H * h.K * 2 + h.HV * h.V * 4 + h.HV * 4) * 2;
   bench->add({"verify", about, us,
               2.0 * static_cast<double>(state_bytes) + token_bytes(h, N * T) + records});
 }
@@ -287,7 +291,8 @@ void bench_prefill(Bench* bench, const std::vector<int64_t>& lengths, int64_t H,
   for (int64_t length : lengths) cu.push_back(static_cast<int32_t>(tokens += length));
   const auto N = static_cast<int64_t>(lengths.size());
   std::string about = std::to_string(N) + "x" + std::to_string(lengths[0]);
-  if (N == 2 && lengths[0] != lengths[1]) about = std::to_string(lengths[0]) + "+" + std::to_string(lengths[1]);
+  if (N == 2 && lengths[0] != lengths[1])
+    about = std::to_string(lengths[0]) + "+" + std::to_string(lengths[1]);
   about += " " + std::to_string(H) + "/" + std::to_string(HV) + " " + short_name(io);
   if (!bench->wanted("prefill", about)) return;
   const int64_t sets = std::min<int64_t>(4, sets_for(static_cast<int64_t>(token_bytes(h, tokens))));
@@ -310,14 +315,16 @@ void bench_prefill(Bench* bench, const std::vector<int64_t>& lengths, int64_t H,
   Plan plan_;
   require(plan(bench->context(), args[0], &plan_));
   bench->context().workspace_bytes = plan_.workspace_bytes;
-  bench->context().workspace =
-      plan_.workspace_bytes > 0 ? tensors.allocate(static_cast<int64_t>(plan_.workspace_bytes)) : nullptr;
-  const double us = bench->time(sets, [&](int64_t i) {
-    require(chunk(bench->context(), args[static_cast<size_t>(i)]));
-  });
+  bench->context().workspace = plan_.workspace_bytes > 0
+                                   ? tensors.allocate(static_cast<int64_t>(plan_.workspace_bytes))
+                                   : nullptr;
+  const double us = bench->time(
+      sets, [&](int64_t i) { require(chunk(bench->context(), args[static_cast<size_t>(i)])); });
   bench->context().workspace = nullptr;
   const double d = 128;
-  const double flops = static_cast<double>(tokens * HV) * (6 * d * d + 64 * (2 * d * static_cast<double>(H) / static_cast<double>(HV) + 2 * d));
+  const double flops =
+      static_cast<double>(tokens * HV) *
+      (6 * d * d + 64 * (2 * d * static_cast<double>(H) / static_cast<double>(HV) + 2 * d));
   bench->add({"prefill", about, us,
               token_bytes(h, tokens) + 8.0 * static_cast<double>(N * HV) * d * d, flops});
 }
@@ -337,7 +344,8 @@ void bench_elementwise(Bench* bench) {
     });
     bench->add({op, about, us, bytes});
   };
-  run("l2norm", "8192 x 16 x 128 bf16", 2.0 * T * H * D * 2,
+  run(
+      "l2norm", "8192 x 16 x 128 bf16", 2.0 * T * H * D * 2,
       [&](Tensors& t) {
         L2normArgs a;
         a.x = t.make(io, {T, H, D}, 0, 1);
@@ -345,7 +353,8 @@ void bench_elementwise(Bench* bench) {
         return a;
       },
       &l2norm);
-  run("rms_norm_gated", "8192 x 32 x 128 bf16", 3.0 * T * HV * D * 2,
+  run(
+      "rms_norm_gated", "8192 x 32 x 128 bf16", 3.0 * T * HV * D * 2,
       [&](Tensors& t) {
         RmsNormGatedArgs a;
         a.x = t.make(io, {T, HV, D}, 0, 1);
@@ -355,7 +364,8 @@ void bench_elementwise(Bench* bench) {
         return a;
       },
       &rms_norm_gated);
-  run("gating", "8192 x 32 bf16", T * HV * (2.0 + 2 + 4 + 4),
+  run(
+      "gating", "8192 x 32 bf16", T * HV * (2.0 + 2 + 4 + 4),
       [&](Tensors& t) {
         GatingArgs a;
         a.a = t.make(io, {1, T, HV}, 0, 1);
@@ -368,8 +378,10 @@ void bench_elementwise(Bench* bench) {
       },
       &gating);
   const auto conv = [&](int64_t N, int64_t length) {
-    run("causal_conv1d", std::to_string(N) + "x" + std::to_string(length) + " x 8192 bf16",
-        2.0 * static_cast<double>(N * length * kWidth * 2) + 2.0 * static_cast<double>(N * kWidth * 3 * 2),
+    run(
+        "causal_conv1d", std::to_string(N) + "x" + std::to_string(length) + " x 8192 bf16",
+        2.0 * static_cast<double>(N * length * kWidth * 2) +
+            2.0 * static_cast<double>(N * kWidth * 3 * 2),
         [&](Tensors& t) {
           CausalConv1dArgs a;
           a.x = t.make(io, {N, length, kWidth}, 0, 1);
@@ -383,7 +395,8 @@ void bench_elementwise(Bench* bench) {
   };
   conv(1, 8192);
   conv(64, 1);
-  run("solve_tril", "4096 x 64 x 64 fp32", 2.0 * 4096 * 64 * 64 * 4,
+  run(
+      "solve_tril", "4096 x 64 x 64 fp32", 2.0 * 4096 * 64 * 64 * 4,
       [&](Tensors& t) {
         SolveTrilArgs a;
         a.lower = t.make(DType::kF32, {4096, 64, 64}, 0, 0.09f);
@@ -471,7 +484,8 @@ int main(int argc, char** argv) {
     } else if (std::strcmp(argv[i], "--ops") == 0 && i + 1 < argc) {
       ops = argv[++i];
     } else {
-      std::fprintf(stderr, "gdn_cuda_benchmark [--json FILE] [--ops decode,verify,elementwise,prefill] "
+      std::fprintf(stderr,
+                   "gdn_cuda_benchmark [--json FILE] [--ops decode,verify,elementwise,prefill] "
                    "[--case TEXT]\n");
       return 2;
     }

@@ -69,8 +69,7 @@ Status run(Context& context, Op op, const Args& args,
     if (Status status = make_plan(context, problem.shape, &plan, &backend); !status.ok())
       return status;
     Workspace workspace;
-    if (Status status = workspace.acquire(context, plan, problem.shape.device);
-        !status.ok())
+    if (Status status = workspace.acquire(context, plan, problem.shape.device); !status.ok())
       return status;
     return (backend->*run_problem)(Call{context, plan, workspace.data}, problem);
   });

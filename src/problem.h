@@ -53,7 +53,9 @@ struct FloatVector {
   int64_t stride = 1;
 
   GDN_HOST_DEVICE bool given() const { return data != nullptr; }
-  GDN_HOST_DEVICE const std::byte* at(int64_t i) const { return data + i * stride * size_of(dtype); }
+  GDN_HOST_DEVICE const std::byte* at(int64_t i) const {
+    return data + i * stride * size_of(dtype);
+  }
 };
 
 // A strided matrix of floats.
@@ -129,7 +131,8 @@ struct ChannelStates {
 };
 
 // Element offset of row i of [...,D], counted over the leading axes in row-major order.
-GDN_HOST_DEVICE inline int64_t row_offset(const int64_t (&extents)[3], const int64_t (&strides)[3], int64_t i) {
+GDN_HOST_DEVICE inline int64_t row_offset(const int64_t (&extents)[3], const int64_t (&strides)[3],
+                                          int64_t i) {
   return i / (extents[1] * extents[2]) * strides[0] + i / extents[2] % extents[1] * strides[1] +
          i % extents[2] * strides[2];
 }

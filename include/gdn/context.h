@@ -17,8 +17,8 @@ struct Context {
   // Scratch memory, aligned to 64 bytes and of at least Plan::workspace_bytes, for one call at a
   // time, on the device of the tensors. Not given: on the CPU the call allocates what it needs and
   // frees it; on a GPU nothing is allocated, and a plan that needs a workspace has to get one. With
-  // or without, a call on the CPU that writes more than 256 slots named by indices allocates a table
-  // of them while it is checked.
+  // or without, a call on the CPU that writes more than 256 slots named by indices allocates a
+  // table of them while it is checked.
   void* workspace = nullptr;
   size_t workspace_bytes = 0;
 

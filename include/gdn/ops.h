@@ -37,8 +37,8 @@ enum class StateLayout : uint8_t {
 
 // What the matrix products take. kBF16 permits bfloat16 operands with float32 accumulation; a
 // kernel without such products computes in float32. kAuto goes by the dtype of q, k, v: bfloat16
-// for bfloat16, on a GPU 16 bits for float16 too, float32 otherwise. Gates, the triangular solve and the running state are float32
-// always.
+// for bfloat16, on a GPU 16 bits for float16 too, float32 otherwise. Gates, the triangular solve
+// and the running state are float32 always.
 enum class Compute : uint8_t { kAuto, kF32, kBF16 };
 
 // The arguments that chunk() and recurrent() share. Optional tensors are those marked "or absent".

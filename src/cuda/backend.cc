@@ -15,8 +15,7 @@ constexpr const char* kKernel = "sm80";
 
 std::span<const KernelInfo> list_kernels() {
   static const KernelInfo list[] = {
-      {kName, kKernel, "NVIDIA GPUs of compute capability 8.0 and later: mma.sync",
-       [] {
+      {kName, kKernel, "NVIDIA GPUs of compute capability 8.0 and later: mma.sync", [] {
          Device device;
          return current_device(&device).ok() && device.supported();
        }()}};
@@ -24,16 +23,15 @@ std::span<const KernelInfo> list_kernels() {
 }
 
 bool takes_16_bits(const Shape& shape) {
-  const bool permitted =
-      shape.compute == Compute::kBF16 || (shape.compute == Compute::kAuto);
+  const bool permitted = shape.compute == Compute::kBF16 || (shape.compute == Compute::kAuto);
   return permitted && shape.dtype != DType::kF32 && chunk_fits_tensor_cores(shape);
 }
 
 Status plan_cuda(const Shape& shape, const PlanRequest& request, Plan* plan) {
   Device device;
   if (Status status = current_device(&device); !status.ok()) {
-    return {status.code(), std::string("kernel \"") + kKernel +
-                               "\" is not supported: " + status.message()};
+    return {status.code(),
+            std::string("kernel \"") + kKernel + "\" is not supported: " + status.message()};
   }
   Status status = plan_for(shape, device, plan);
   if (status.ok() && !request.kernel.empty()) plan->reason = "forced";
@@ -61,17 +59,15 @@ Status on_device(const Call& call, const Body& body) {
 Status run_chunk(const Call& call, const DeltaRuleProblem& problem) {
   return on_device(call, [&](const Device& device) {
     // Tensor cores have no state between two tokens of a chunk.
-    const bool tensor_cores =
-        call.plan.compute == Compute::kBF16 && !problem.stores_every_state();
+    const bool tensor_cores = call.plan.compute == Compute::kBF16 && !problem.stores_every_state();
     return tensor_cores ? chunk_tensor_cores(problem, device, call.workspace, stream_of(call))
                         : chunk_f32(problem, device, stream_of(call));
   });
 }
 
 Status run_recurrent(const Call& call, const DeltaRuleProblem& problem) {
-  return on_device(call, [&](const Device& device) {
-    return recurrent(problem, device, stream_of(call));
-  });
+  return on_device(
+      call, [&](const Device& device) { return recurrent(problem, device, stream_of(call)); });
 }
 
 Status run_replay(const Call& call, const ReplayProblem& problem) {
@@ -99,10 +95,10 @@ Status run_causal_conv1d(const Call& call, const CausalConv1dProblem& problem) {
 
 Status plan_for(const Shape& shape, const Device& device, Plan* plan) {
   if (!device.supported()) {
-    return {StatusCode::kUnsupported,
-            std::string("kernel \"") + kKernel + "\" is not supported by a GPU of compute capability " +
-                std::to_string(device.major) + "." + std::to_string(device.minor) +
-                ", expected 8.0 or later"};
+    return {StatusCode::kUnsupported, std::string("kernel \"") + kKernel +
+                                          "\" is not supported by a GPU of compute capability " +
+                                          std::to_string(device.major) + "." +
+                                          std::to_string(device.minor) + ", expected 8.0 or later"};
   }
   plan->kernel = kKernel;
   plan->reason = "the only one for this GPU";

@@ -99,7 +99,8 @@ __global__ void __launch_bounds__(kThreads)
     causal_conv1d_kernel(const __grid_constant__ CausalConv1dProblem p, const Flag flag,
                          uint32_t channel_blocks) {
   const ChunkTable table{p.sequences, kTokens};
-  const int64_t channel = static_cast<int64_t>(blockIdx.x % channel_blocks) * kThreads + threadIdx.x;
+  const int64_t channel =
+      static_cast<int64_t>(blockIdx.x % channel_blocks) * kThreads + threadIdx.x;
   if (channel >= p.shape.V) return;
   const ChunkTable::Place place = table.find(blockIdx.x / channel_blocks);
   if (place.n >= p.sequences.count) {

@@ -20,16 +20,14 @@ static_assert(kColumns == kWarp && kChunk * kChunk == kThreads && kChunk == 2 * 
 
 __host__ __device__ constexpr int padded(int K) { return (K + 3) / 4 * 4; }
 // Rows of k and q: 16-byte accesses of eight rows at a time are free of conflicts.
-__host__ __device__ constexpr int row_stride(int K) {
-  return (padded(K) + 7) / 8 * 8 + 4;
-}
+__host__ __device__ constexpr int row_stride(int K) { return (padded(K) + 7) / 8 * 8 + 4; }
 
 // Shared memory of a block.
 struct Shared {
-  float *state, *k, *q;    // [K][kStateStride]; [kChunk][row_stride]
-  float *A, *P;            // [kChunk][kChunk]
-  float *with_k, *v_new;   // [kChunk][kColumns]: S k, then the residual; v_new
-  float *g, *beta;         // [kChunk]
+  float *state, *k, *q;        // [K][kStateStride]; [kChunk][row_stride]
+  float *A, *P;                // [kChunk][kChunk]
+  float *with_k, *v_new;       // [kChunk][kColumns]: S k, then the residual; v_new
+  float *g, *beta;             // [kChunk]
   float *from_start, *to_end;  // exp(G_i), exp(G_C - G_i)
   double* G;
 
@@ -244,8 +242,7 @@ struct Block {
     for (int r = 0; r < 2; ++r) {
       const int i = warp + r * kWarps;
       const bool valid = in_v && t0 + i < s.length;
-      const float v =
-          valid ? load_element(p.v.at(s, t0 + i, head), p.v.dtype, v0 + lane) : 0.0f;
+      const float v = valid ? load_element(p.v.at(s, t0 + i, head), p.v.dtype, v0 + lane) : 0.0f;
       m.with_k[i * kColumns + lane] =
           m.beta[i] * __fsub_rn(v, __fmul_rn(m.from_start[i], sums.k[r]));
     }
@@ -284,8 +281,13 @@ __global__ void __launch_bounds__(kThreads)
   const Shared shared(reinterpret_cast<float*>(memory), K);
   const uint32_t heads = static_cast<uint32_t>(shape.value_heads);
   const int64_t head = blockIdx.x / parts % heads, n = blockIdx.x / parts / heads;
-  const Block block{p, shared, K, V, static_cast<int>(blockIdx.x % parts) * kColumns,
-                    head, head / (shape.value_heads / shape.heads)};
+  const Block block{p,
+                    shared,
+                    K,
+                    V,
+                    static_cast<int>(blockIdx.x % parts) * kColumns,
+                    head,
+                    head / (shape.value_heads / shape.heads)};
   if (n >= p.sequences.count) return block.zero(tail_of(p.sequences));
   const Sequence s = sequence_of(p.sequences, n, flag);
   const InitialState initial = initial_of(p, n, flag);
@@ -302,10 +304,11 @@ __global__ void __launch_bounds__(kThreads)
 
 Status chunk_f32(const DeltaRuleProblem& problem, const Device& device, const Stream& stream) {
   const Shape& shape = problem.shape;
-  const size_t bytes = static_cast<size_t>(Shared::floats(static_cast<int>(shape.K))) * sizeof(float);
+  const size_t bytes =
+      static_cast<size_t>(Shared::floats(static_cast<int>(shape.K))) * sizeof(float);
   if (bytes > static_cast<size_t>(device.shared_bytes_per_block)) {
-    return {StatusCode::kUnsupported, "K = " + std::to_string(shape.K) +
-                                          " needs more shared memory than the GPU has"};
+    return {StatusCode::kUnsupported,
+            "K = " + std::to_string(shape.K) + " needs more shared memory than the GPU has"};
   }
   const int64_t parts = (shape.V + kColumns - 1) / kColumns;
   // One sequence more for the rows past the last one.

@@ -3,18 +3,18 @@
 // with a power of two a row, their Gram matrices, and for each of its value heads, two at a time,
 // decays, the masked matrices and the exact inverse in float32, a thread a column.
 #include "cuda/chunk_record.h"
+#include "cuda/chunk_stages.h"
 #include "cuda/chunk_table.cuh"
 #include "cuda/gates.cuh"
 #include "cuda/launch.h"
 #include "cuda/mma.cuh"
-#include "cuda/chunk_stages.h"
 
 namespace gdn::cuda {
 namespace {
 
 constexpr int kC = kRecordChunk;
 constexpr int kThreads = 128;
-constexpr int kPair = 64;      // threads of a value head
+constexpr int kPair = 64;            // threads of a value head
 constexpr int kGramStride = kC + 4;  // floats
 constexpr int kLanesPerRow = 8;
 
@@ -112,8 +112,8 @@ __device__ void gram(Shared<K>& m) {
 #pragma unroll
     for (int pair = 0; pair < kC / 16; ++pair) {
       uint32_t b[4];
-      load_matrices(
-          shared_address(m.rows.k + (pair * 16 + b_row) * kStride + step * 16 + b_column), b);
+      load_matrices(shared_address(m.rows.k + (pair * 16 + b_row) * kStride + step * 16 + b_column),
+                    b);
       multiply_add(kk[2 * pair], k, b[0], b[1]);
       multiply_add(kk[2 * pair + 1], k, b[2], b[3]);
       multiply_add(qk[2 * pair], q, b[0], b[1]);
@@ -322,8 +322,8 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t t0 = place.chunk * kC;
   if (t0 >= s.length) return;
 
-  auto* record_k = reinterpret_cast<__half*>(workspace + (number * heads + head) *
-                                                             records.group_bytes());
+  auto* record_k =
+      reinterpret_cast<__half*>(workspace + (number * heads + head) * records.group_bytes());
   const RowLoader<T, K> loader{p, s, t0, head};
   loader.run(p.k, m.rows.k, record_k, m.k_factor);
   loader.run(p.q, m.rows.q, record_k + kC * K, m.q_factor);
@@ -334,9 +334,10 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t group = shape.value_heads / heads;
   for (int64_t h = threadIdx.x / kPair; h < group; h += kThreads / kPair) {
     const int64_t value_head = head * group + h;
-    const HeadWork<K> work(m, p,
-                           workspace + records.head_begin() +
-                               (number * shape.value_heads + value_head) * ChunkRecords::kHeadBytes);
+    const HeadWork<K> work(
+        m, p,
+        workspace + records.head_begin() +
+            (number * shape.value_heads + value_head) * ChunkRecords::kHeadBytes);
     work.gates(s, t0, value_head);
     work.masked_matrices();
     sync_pair(work.pair);

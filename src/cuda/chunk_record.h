@@ -9,9 +9,9 @@
 
 namespace gdn::cuda {
 
-constexpr int64_t kF32Columns = 32;          // V columns of a block, float32
-constexpr int64_t kTensorCoreColumns = 64;   // tensor cores: four warps of 16
-constexpr int kRecordChunk = 64;             // tokens
+constexpr int64_t kF32Columns = 32;         // V columns of a block, float32
+constexpr int64_t kTensorCoreColumns = 64;  // tensor cores: four warps of 16
+constexpr int kRecordChunk = 64;            // tokens
 
 // Vectors of a chunk and value head, float32 [kRecordChunk] each.
 enum class RecordVector : int {
@@ -31,7 +31,10 @@ struct ChunkRecords {
   int64_t heads, value_heads, K;
 
   explicit ChunkRecords(const Shape& shape)
-      : chunks(chunk_bound(shape)), heads(shape.heads), value_heads(shape.value_heads), K(shape.K) {}
+      : chunks(chunk_bound(shape)),
+        heads(shape.heads),
+        value_heads(shape.value_heads),
+        K(shape.K) {}
 
   // At least ChunkTable::bound(), from what a plan knows.
   static int64_t chunk_bound(const Shape& shape) {

@@ -1,6 +1,6 @@
-// The second kernel of the chunk operator on tensor cores: a block owns 64 V columns of a (sequence,
-// value head), a warp 16 of them, whose state [16, K] stays in float32 accumulators, and walks the
-// chunks by their records:
+// The second kernel of the chunk operator on tensor cores: a block owns 64 V columns of a
+// (sequence, value head), a warp 16 of them, whose state [16, K] stays in float32 accumulators, and
+// walks the chunks by their records:
 //
 //   X     = V^T - a o (S K^T)             a, b, t, p, d: the record's vectors, by token
 //   V_new = t o (X T^T)
@@ -101,8 +101,7 @@ template <int kSteps, bool kLower>
 __device__ void multiply_rows(TokenTiles& x, const MatrixA (&a)[kSteps], const __half* b,
                               int stride) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const uint32_t base =
-      shared_address(b + (lane / 16 * 8 + lane % 8) * stride + lane / 8 % 2 * 8);
+  const uint32_t base = shared_address(b + (lane / 16 * 8 + lane % 8) * stride + lane / 8 % 2 * 8);
 #pragma unroll
   for (int step = 0; step < kSteps; ++step) {
 #pragma unroll
@@ -168,7 +167,8 @@ struct Walker {
     const uint32_t thread = threadIdx.x;
     const auto rows = [&](__half* to, uint32_t stride, const std::byte* from, auto halves) {
       constexpr uint32_t kPerRow = decltype(halves)::value / 8;
-      const uint32_t first = shared_address(to) + (thread / kPerRow * stride + thread % kPerRow * 8) * 2;
+      const uint32_t first =
+          shared_address(to) + (thread / kPerRow * stride + thread % kPerRow * 8) * 2;
 #pragma unroll
       for (uint32_t i = 0; i < kC * kPerRow; i += kThreads) {
         copy_async(first + i / kPerRow * stride * 2, from + (thread + i) * 16);
@@ -191,7 +191,8 @@ struct Walker {
     if (aligned) {
       constexpr uint32_t kPerRow = kColumns / 8, kRowsAtOnce = kThreads / kPerRow;
       int t = static_cast<int>(thread / kPerRow);
-      uint32_t to = shared_address(stage.v) + (thread / kPerRow * kValueStride + thread % kPerRow * 8) * 2;
+      uint32_t to =
+          shared_address(stage.v) + (thread / kPerRow * kValueStride + thread % kPerRow * 8) * 2;
       const T* from = first + t * p.v.token_stride + thread % kPerRow * 8;
 #pragma unroll
       for (uint32_t i = 0; i < kC; i += kRowsAtOnce) {
@@ -340,8 +341,8 @@ struct Walker {
                                const float (&powers)[2]) {
     const float decay = stage.vectors[static_cast<int>(RecordVector::kDecay)][0];
     const float factors[2] = {decay * inverse_power(powers[0]), decay * inverse_power(powers[1])};
-    const uint32_t base = shared_address(stage.k + (lane / 8 % 2 * 8 + lane % 8) * Stage<K>::kRowStride +
-                                         lane / 16 * 8);
+    const uint32_t base = shared_address(
+        stage.k + (lane / 8 % 2 * 8 + lane % 8) * Stage<K>::kRowStride + lane / 16 * 8);
 #pragma unroll
     for (int pair = 0; pair < K / 16; ++pair) {
       float(&low)[4] = state.x[2 * pair];

@@ -1,6 +1,7 @@
-// Chunks of all sequences in one numbering that needs no sum over the lengths before: sequence n has
-// the numbers from first_chunk(n) on, and there is always room, because floor((a + b) / C) + 1 is at
-// least floor(a / C) + ceil(b / C). Some numbers stay empty, and every sequence has at least one.
+// Chunks of all sequences in one numbering that needs no sum over the lengths before: sequence n
+// has the numbers from first_chunk(n) on, and there is always room, because floor((a + b) / C) + 1
+// is at least floor(a / C) + ceil(b / C). Some numbers stay empty, and every sequence has at least
+// one.
 #pragma once
 
 #include <cstdint>

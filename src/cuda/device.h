@@ -6,9 +6,9 @@
 namespace gdn::cuda {
 
 struct Device {
-  int major = 0, minor = 0;          // compute capability
+  int major = 0, minor = 0;  // compute capability
   int multiprocessors = 0;
-  int shared_bytes_per_block = 0;    // with the opt-in
+  int shared_bytes_per_block = 0;  // with the opt-in
   bool supported() const { return major >= 8; }
 };
 

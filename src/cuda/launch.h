@@ -35,10 +35,9 @@ Status launch(void (*kernel)(Parameters...), const Launch& how, const Parameters
   }
   constexpr size_t kWithoutOptIn = 48 * 1024;
   if (how.shared_bytes > kWithoutOptIn) {
-    const cudaError_t error =
-        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                             cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(how.shared_bytes));
+    const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                                   cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                   static_cast<int>(how.shared_bytes));
     if (error != cudaSuccess) return status_of(error);
   }
   void* arguments[] = {const_cast<void*>(static_cast<const void*>(&parameters))...};

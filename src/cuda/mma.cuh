@@ -1,7 +1,7 @@
 // Tensor-core instructions of sm_80 on float16 operands with float32 accumulators, and the loads
 // that feed them. mma m16n8k16: a lane of an accumulator tile has rows lane/4 and lane/4 + 8, two
-// neighbouring columns 2 (lane % 4) of each; two such tiles side by side, packed to 16 bits, are the
-// A operand of the next product, which is contracted over these columns.
+// neighbouring columns 2 (lane % 4) of each; two such tiles side by side, packed to 16 bits, are
+// the A operand of the next product, which is contracted over these columns.
 #pragma once
 
 #include <cuda_fp16.h>

@@ -23,8 +23,8 @@ __global__ void __launch_bounds__(128, resident_blocks(kPerLane))
   const int K = static_cast<int>(shape.K), V = static_cast<int>(shape.V);
   const int64_t n = place.n, head = place.head;
   Tile tile(K, V, static_cast<int>(place.part) * columns_per_warp(kPerLane));
-  const Columns columns = BlockPlace::columns(static_cast<uint32_t>(blocks_per_head),
-                                              columns_per_warp(kPerLane), V);
+  const Columns columns =
+      BlockPlace::columns(static_cast<uint32_t>(blocks_per_head), columns_per_warp(kPerLane), V);
   if (n >= p.sequences.count) {
     tile.zero_columns(p.out, tail_of(p.sequences), head);
     return;
@@ -34,10 +34,9 @@ __global__ void __launch_bounds__(128, resident_blocks(kPerLane))
     const int64_t left = s.length - t0;
     return static_cast<int>(left < kStagedTokens ? left : kStagedTokens);
   };
-  // The warp's first item of the tokens, then the state, whose place has to be read first.
-  typename Stage::Raw raw;
-  const bool stages = Stage::own() < staged(0) * Stage::kItems;
-  if (stages) Stage::begin(p, s, 0, Stage::own(), head, columns, raw);
+  // The warp's first items of the tokens, then the state, whose place has to be read first.
+  typename Stage::RawItems items;
+  Stage::begin_first(p, s, staged(0), head, columns, items);
   const InitialState initial = initial_of(p, n, flag);
   if (initial.skip) return tile.zero_columns(p.out, s, head);
   const int64_t head_elements = head * V * K;
@@ -48,8 +47,7 @@ __global__ void __launch_bounds__(128, resident_blocks(kPerLane))
                   loaded);
   const bool every = p.stores_every_state();
   std::byte* last = every ? nullptr : final_slot_of(p, n, 0, flag);
-  if (stages) stage.finish(p, raw, Stage::own(), columns);
-  stage.fill(p, s, 0, Stage::own() + Stage::warps(), staged(0), head, columns);
+  stage.finish_first(p, s, staged(0), head, columns, items);
   const auto store = [&](std::byte* to) {
     if (to == nullptr) return;
     tile.store(to + head_elements * size_of(p.final_state.dtype), p.final_state.dtype);
@@ -64,8 +62,7 @@ __global__ void __launch_bounds__(128, resident_blocks(kPerLane))
       __syncthreads();
     }
     for (int i = 0; i < count; ++i) {
-      float k[kPerLane], q[kPerLane], v[Tile::kColumns], v_new[Tile::kColumns],
-          out[Tile::kColumns];
+      float k[kPerLane], q[kPerLane], v[Tile::kColumns], v_new[Tile::kColumns], out[Tile::kColumns];
       tile.load_row(stage.k[i], k);
       tile.load_row(stage.q[i], q);
       tile.load_columns(stage.v[i], v);
@@ -90,10 +87,10 @@ Status recurrent(const DeltaRuleProblem& problem, const Device& device, const St
     const int64_t heads = sequences * shape.value_heads;
     const BlockGrid grid =
         BlockGrid::of(heads, (shape.V + kColumns - 1) / kColumns, device.multiprocessors);
-    return launch(&recurrent_kernel<decltype(element), decltype(vk)::value,
-                                    decltype(per_lane)::value>,
-                  {heads * grid.blocks_per_head, grid.warps * kWarp, 0, stream.stream}, problem,
-                  Flag{stream.out_of_range}, grid.blocks_per_head);
+    return launch(
+        &recurrent_kernel<decltype(element), decltype(vk)::value, decltype(per_lane)::value>,
+        {heads * grid.blocks_per_head, grid.warps * kWarp, 0, stream.stream}, problem,
+        Flag{stream.out_of_range}, grid.blocks_per_head);
   });
 }
 

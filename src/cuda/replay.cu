@@ -1,7 +1,7 @@
 // Replay: the recurrent kernel's tile folds in the accepted records, stores the state, and verifies
 // the tokens on what it still has in its registers. All value heads and columns of a q/k head read
-// the records' keys and decays, so that these are replaced by a second, small kernel after it; v_new
-// belongs to the lanes of a column alone.
+// the records' keys and decays, so that these are replaced by a second, small kernel after it;
+// v_new belongs to the lanes of a column alone.
 #include "cuda/kernels.h"
 #include "cuda/launch.h"
 #include "cuda/resolve.cuh"
@@ -82,8 +82,8 @@ __global__ void __launch_bounds__(128, resident_blocks(kPerLane))
   const int K = static_cast<int>(shape.K), V = static_cast<int>(shape.V);
   const int64_t n = place.n, head = place.head;
   Tile tile(K, V, static_cast<int>(place.part) * columns_per_warp(kPerLane));
-  const Columns columns = BlockPlace::columns(static_cast<uint32_t>(blocks_per_head),
-                                              columns_per_warp(kPerLane), V);
+  const Columns columns =
+      BlockPlace::columns(static_cast<uint32_t>(blocks_per_head), columns_per_warp(kPerLane), V);
   if (n >= p.sequences.count) {
     if (p.verifies()) tile.zero_columns(p.out, tail_of(p.sequences), head);
     return;
@@ -99,17 +99,16 @@ __global__ void __launch_bounds__(128, resident_blocks(kPerLane))
   };
   const int own = Stage::own();
   const int first_records = staged(accepted), first_tokens = staged(work.s.length);
-  const bool stages = own < first_tokens * Stage::kItems;
-  typename Stage::Raw record, token;
+  typename Stage::Raw record;
+  typename Stage::RawItems items;
   if (own < first_records) begin_record<Stage>(p, slot, own, head, columns, record);
-  if (stages) Stage::begin(p, work.s, 0, own, head, columns, token);
+  if (p.verifies()) Stage::begin_first(p, work.s, first_tokens, head, columns, items);
   std::byte* state = p.state.at(slot, head * V * K);
   typename Tile::Loaded loaded;
   tile.begin_load(state, loaded);
   if (own < first_records) finish_record(records, p, record, own, columns);
-  if (stages) tokens.finish(p, token, own, columns);
   fill_records(records, p, slot, 0, own + Stage::warps(), first_records, head, columns);
-  tokens.fill(p, work.s, 0, own + Stage::warps(), first_tokens, head, columns);
+  if (p.verifies()) tokens.finish_first(p, work.s, first_tokens, head, columns, items);
   __syncthreads();
   tile.unpack(loaded);
   for (int64_t t0 = 0; t0 < accepted; t0 += kStagedTokens) {
@@ -146,8 +145,7 @@ __global__ void __launch_bounds__(128, resident_blocks(kPerLane))
       __syncthreads();
     }
     for (int i = 0; i < count; ++i) {
-      float k[kPerLane], q[kPerLane], v[Tile::kColumns], v_new[Tile::kColumns],
-          out[Tile::kColumns];
+      float k[kPerLane], q[kPerLane], v[Tile::kColumns], v_new[Tile::kColumns], out[Tile::kColumns];
       tile.load_row(tokens.k[i], k);
       tile.load_row(tokens.q[i], q);
       tile.load_columns(tokens.v[i], v);
@@ -218,10 +216,9 @@ Status replay(const ReplayProblem& problem, const Device& device, const Stream& 
         const int64_t heads = sequences * shape.value_heads;
         const BlockGrid grid =
             BlockGrid::of(heads, (shape.V + kColumns - 1) / kColumns, device.multiprocessors);
-        return launch(
-            &replay_kernel<decltype(element), decltype(vk)::value, decltype(size)::value>,
-            {heads * grid.blocks_per_head, grid.warps * kWarp, 0, stream.stream}, problem,
-            Flag{stream.out_of_range}, grid.blocks_per_head);
+        return launch(&replay_kernel<decltype(element), decltype(vk)::value, decltype(size)::value>,
+                      {heads * grid.blocks_per_head, grid.warps * kWarp, 0, stream.stream}, problem,
+                      Flag{stream.out_of_range}, grid.blocks_per_head);
       });
   if (!status.ok() || !problem.verifies()) return status;
   return replace_records(problem, stream);

@@ -93,8 +93,7 @@ __global__ void __launch_bounds__(kWarps* kWarp)
       load_run(z + i, valid, z_vectors, gate);
 #pragma unroll
       for (int j = 0; j < kRun; ++j) {
-        const float weight =
-            j < valid ? load_element(p.weight.at(i + j), p.weight.dtype) : 0.0f;
+        const float weight = j < valid ? load_element(p.weight.at(i + j), p.weight.dtype) : 0.0f;
         part[j] = part[j] * factor * weight * silu(gate[j]);
       }
       store_run(y + i, valid, y_vectors, part);
@@ -113,7 +112,8 @@ Launch rows(int64_t count, const Stream& stream) {
 
 Status l2norm(const L2normProblem& problem, const Stream& stream) {
   return with_element(problem.x_dtype, [&](auto element) {
-    return launch(&l2norm_kernel<decltype(element)>, rows(problem.shape.sequences, stream), problem);
+    return launch(&l2norm_kernel<decltype(element)>, rows(problem.shape.sequences, stream),
+                  problem);
   });
 }
 

@@ -26,9 +26,7 @@ constexpr int kColumnGroups = kWarp / kLanesPerColumn;
 inline int elements_per_lane(int64_t K) { return K <= 64 ? 8 : K <= 128 ? 16 : 32; }
 // V columns of a warp, so that state, k and q fit in the registers.
 constexpr int columns_per_lane(int per_lane) { return per_lane == 32 ? 2 : 4; }
-constexpr int columns_per_warp(int per_lane) {
-  return columns_per_lane(per_lane) * kColumnGroups;
-}
+constexpr int columns_per_warp(int per_lane) { return columns_per_lane(per_lane) * kColumnGroups; }
 
 // Registers of a number of bytes.
 template <int kBytes>
@@ -52,7 +50,7 @@ struct StateTile {
   // A piece is what one load brings: elements of K, or columns, that lie side by side.
   static constexpr int kPiece = kVK ? Vector16<T>::kCount : kColumns;
   static constexpr int kPieces = kColumns * kPerLane / kPiece;
-  using Piece = typename PieceOf<kPiece * static_cast<int>(sizeof(T))>::Type;
+  using Piece = typename PieceOf<kPiece* static_cast<int>(sizeof(T))>::Type;
   union PieceElements {
     Piece piece;
     T element[kPiece];
@@ -170,6 +168,24 @@ struct StateTile {
     }
   }
 
+  // Past the caches: a step later it is in memory anyway.
+  template <class E>
+  static __device__ __forceinline__ void store_whole(E* to, const float (&part)[kPiece]) {
+    constexpr int kBytes = kPiece * static_cast<int>(sizeof(E));
+    constexpr int kStore = kBytes < 16 ? kBytes : 16, kEach = kStore / static_cast<int>(sizeof(E));
+    using Bits = typename PieceOf<kStore>::Type;
+#pragma unroll
+    for (int at = 0; at < kPiece; at += kEach) {
+      union {
+        Bits bits;
+        E element[kEach];
+      } packed;
+#pragma unroll
+      for (int e = 0; e < kEach; ++e) packed.element[e] = from_float<E>(part[at + e]);
+      __stcs(reinterpret_cast<Bits*>(to + at), packed.bits);
+    }
+  }
+
   // To a slot of any dtype. The stride is opaque to the compiler, which would else keep every
   // offset in registers over all tokens.
   __device__ __forceinline__ void store(std::byte* to, DType dtype) const {
@@ -180,7 +196,7 @@ struct StateTile {
       E* head = reinterpret_cast<E*>(to);
       const bool whole = is_whole(head), vectors = by_vectors(head);
       E* base = whole_base(head);
-      const auto piece = [&](int i, float (&part)[kPiece]) {
+      const auto piece = [&](int i, float(&part)[kPiece]) {
 #pragma unroll
         for (int e = 0; e < kPiece; ++e) {
           part[e] = s[column_of(i) + (kVK ? 0 : e)][element_of(i) + (kVK ? e : 0)];
@@ -191,7 +207,7 @@ struct StateTile {
         for (int i = 0; i < kPieces; ++i) {
           float part[kPiece];
           piece(i, part);
-          store_run(base + whole_offset(i, row), kPiece, true, part);
+          store_whole(base + whole_offset(i, row), part);
         }
         return;
       }

@@ -1,6 +1,6 @@
 // Some tokens of a sequence and value head in shared memory, normalised, in float32, with their
-// gates: all warps of a block read them there. A warp stages a row, so that its sums are over lanes in
-// one order, whatever the block.
+// gates: all warps of a block read them there. A warp stages a row, so that its sums are over lanes
+// in one order, whatever the block.
 #pragma once
 
 #include <cstdint>
@@ -131,6 +131,31 @@ struct TokenStage {
       decay[i] = decay_of(gate.g);
       beta[i] = gate.beta;
     }
+  }
+  // The first items of a warp, as many as a token has: all that a block has to stage at the start
+  // of a short call, whose loads begin together.
+  struct RawItems {
+    Raw raw[kItems];
+  };
+  static __device__ __forceinline__ int item_of(int j) { return own() + j * warps(); }
+  template <class Problem>
+  static __device__ __forceinline__ void begin_first(const Problem& p, const Sequence& s, int count,
+                                                     int64_t head, const Columns& columns,
+                                                     RawItems& items) {
+#pragma unroll
+    for (int j = 0; j < kItems; ++j) {
+      if (item_of(j) < count * kItems) begin(p, s, 0, item_of(j), head, columns, items.raw[j]);
+    }
+  }
+  template <class Problem>
+  __device__ __forceinline__ void finish_first(const Problem& p, const Sequence& s, int count,
+                                               int64_t head, const Columns& columns,
+                                               const RawItems& items) {
+#pragma unroll
+    for (int j = 0; j < kItems; ++j) {
+      if (item_of(j) < count * kItems) finish(p, items.raw[j], item_of(j), columns);
+    }
+    fill(p, s, 0, item_of(kItems), count, head, columns);
   }
   // Items from `first` on of `count` tokens.
   template <class Problem>

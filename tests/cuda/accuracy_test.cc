@@ -1,5 +1,5 @@
-// The errors themselves, for docs/kernels/: worst of output and of state over usual and hard inputs.
-// That they are within their bounds other tests say too; here they are printed.
+// The errors themselves, for docs/kernels/: worst of output and of state over usual and hard
+// inputs. That they are within their bounds other tests say too; here they are printed.
 #include <gtest/gtest.h>
 
 #include <algorithm>

@@ -44,8 +44,8 @@ Status DeviceImage::place() {
     ByteRange range;
     byte_range(*view, &range);
     if (range.begin == range.end) continue;
-    segments_.push_back({static_cast<std::byte*>(nullptr) + range.begin, range.end - range.begin,
-                         written});
+    segments_.push_back(
+        {static_cast<std::byte*>(nullptr) + range.begin, range.end - range.begin, written});
   }
   std::sort(segments_.begin(), segments_.end(),
             [](const Segment& a, const Segment& b) { return a.host < b.host; });
@@ -56,8 +56,8 @@ Status DeviceImage::place() {
       continue;
     }
     Segment& last = merged.back();
-    last.bytes = std::max<size_t>(last.bytes, static_cast<size_t>(segment.host - last.host) +
-                                                  segment.bytes);
+    last.bytes =
+        std::max<size_t>(last.bytes, static_cast<size_t>(segment.host - last.host) + segment.bytes);
     last.written = last.written || segment.written;
   }
   segments_ = std::move(merged);

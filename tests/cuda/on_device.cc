@@ -207,7 +207,7 @@ RmsNormGatedArgs rms_norm_gated_args(const RmsNormGatedProblem& p) {
 
 SolveTrilArgs solve_tril_args(const SolveTrilProblem& p) {
   const int64_t n = p.shape.K;
-  const auto matrices = [&](const std::byte* data, const int64_t (&strides)[3], int64_t row) {
+  const auto matrices = [&](const std::byte* data, const int64_t(&strides)[3], int64_t row) {
     return view_of(data, p.dtype, {p.extents[0], p.extents[1], p.extents[2], n, n},
                    {strides[0], strides[1], strides[2], row, 1});
   };
