@@ -1,8 +1,12 @@
 """There are no gradients, and nobody gets zeros in their place."""
 
+import contextlib
+
 import inputs
 import pytest
 import torch
+from gdn import staged
+from torch.autograd import forward_ad
 
 import gdn
 
@@ -148,3 +152,43 @@ def test_states_of_inference_mode_have_no_version_and_are_taken(case):
         state = state_of(case)
         WRITES[case](state)
     WRITES[case](state)
+
+
+@pytest.mark.parametrize("case", FUNCTIONAL)
+def test_forward_mode_raises_by_name(case):
+    run, argument = FUNCTIONAL[case]
+    operator = case.split(",")[0]
+    for context in (contextlib.nullcontext(), torch.no_grad()):
+        with context, forward_ad.dual_level():
+            run(argument)  # nobody asks for a tangent
+            dual = forward_ad.make_dual(argument, torch.ones_like(argument))
+            with pytest.raises(NotImplementedError, match=f"gdn.{operator} has no forward-mode"):
+                run(dual)
+    with pytest.raises(NotImplementedError, match=f"gdn.{operator} has no forward-mode"):
+        torch.func.jvp(lambda t: first(run(t)), (argument,), (argument,))
+
+
+def test_forward_mode_raises_in_place():
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(call.q, torch.ones_like(call.q))
+        with pytest.raises(NotImplementedError, match="gdn.recurrent_ has no forward-mode"):
+            gdn.ops.recurrent_(dual, *call.tokens[1:], call.state.clone(), **call.options)
+
+
+@pytest.mark.parametrize("case", ["recurrent_", "causal_conv1d_"])
+def test_the_functions_say_the_same_under_grad(case, monkeypatch):
+    """A RuntimeError, whatever failed before; on the staged pipeline and on fake tensors too."""
+    with pytest.raises(IndexError):
+        gdn.ops.recurrent_(
+            *call.tokens, call.state, initial_state_indices=torch.tensor([0, 7]), **call.options
+        )
+    run, argument = IN_PLACE[case]
+    argument = argument.clone().requires_grad_()
+    messages = set()
+    for where in (ops, gdn.ops, staged):
+        monkeypatch.setitem(globals(), "ops", where)
+        with pytest.raises(RuntimeError) as caught:
+            run(argument)
+        assert type(caught.value) is RuntimeError
+        messages.add(str(caught.value))
+    assert len(messages) == 1

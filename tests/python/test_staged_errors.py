@@ -129,7 +129,7 @@ def test_backward_is_refused_by_name(how):
 def test_in_place_is_refused_under_grad():
     x = inputs.of_kind(0, T=6)
     x.v.requires_grad_()
-    with pytest.raises(RuntimeError, match="gdn.recurrent_ works in place"):
+    with pytest.raises(RuntimeError, match="gdn.recurrent_: a tensor requires a gradient"):
         staged.recurrent_(*x.tokens, x.state, state_layout="vk")
     with torch.no_grad():
         staged.recurrent_(*x.tokens, x.state, state_layout="vk")
