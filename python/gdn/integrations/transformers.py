@@ -47,8 +47,13 @@ def enable(model):
     """
     layers = _layers_of(model, "enable")
     kernels = _kernels_package(layers)
+    try:
+        for layer in layers:
+            _substitute(kernels, layer, _SUBSTITUTES)
+    except ImportError:
+        _restore(kernels, [layer for layer in layers if layer not in _enabled])
+        raise
     for layer in layers:
-        _substitute(kernels, layer, _SUBSTITUTES)
         _enabled.add(layer)
         if not hasattr(layer, "gdn_hooks"):
             layer.gdn_hooks = (
@@ -75,12 +80,7 @@ def disable(model):
         del layer.gdn_hooks
         _enabled.discard(layer)
     if enabled:
-        kernels = _kernels_package(enabled)
-        for layer in enabled:
-            _substitute(kernels, layer, {})
-        # The functions are those of other enabled models too.
-        for layer in _enabled:
-            _substitute(kernels, layer, _SUBSTITUTES)
+        _restore(_kernels_package(enabled), enabled)
     return model
 
 
@@ -294,6 +294,14 @@ def _substitute(kernels, layer, substitutes):
             kernels.kernelize(parts, mode=kernels.Mode.INFERENCE, device="cpu")
     except TypeError as error:  # parameters differ
         raise _do_not_fit(str(error)) from error
+
+
+def _restore(kernels, layers):
+    """Puts back what was there in layers that are not enabled."""
+    for layer in layers:
+        _substitute(kernels, layer, {})
+    for layer in _enabled:  # the functions are theirs too
+        _substitute(kernels, layer, _SUBSTITUTES)
 
 
 def _layers_of(model, function):
