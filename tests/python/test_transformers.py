@@ -379,6 +379,8 @@ def test_where_versions_do_not_fit_the_error_names_the_pair(shipped, monkeypatch
         patch.setattr(type(function), "forward", lambda self, query, key: None)
         with pytest.raises(ImportError, match=PAIR):
             enable(shipped)
+        assert not _functions_are_replaced(shipped)
+    disable(enable(shipped))  # puts back the forward that was patched
 
 
 def test_text_comes_as_it_is_made(shipped):
