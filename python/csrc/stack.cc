@@ -2,6 +2,8 @@
 
 #include <stdexcept>
 
+#include "call.h"
+
 namespace gdn::torch_binding {
 namespace {
 
@@ -84,9 +86,11 @@ Tensor new_tensor(const int64_t* shape, int rank, int32_t torch_dtype) {
     if (shape[i] > 1) stride *= shape[i];
   }
   AtenTensorHandle handle = nullptr;
-  require_ok(aoti_torch_empty_strided(rank, shape, strides, torch_dtype,
-                                      aoti_torch_device_type_cpu(), 0, &handle),
-             "the memory of a result");
+  if (aoti_torch_empty_strided(rank, shape, strides, torch_dtype, aoti_torch_device_type_cpu(), 0,
+                               &handle) != AOTI_TORCH_SUCCESS) {
+    fail(StatusCode::kOutOfMemory,
+         "gdn: could not allocate a result of " + std::to_string(stride) + " elements");
+  }
   return Tensor(handle);
 }
 

@@ -1,13 +1,14 @@
 """Gated DeltaNet operators for PyTorch.
 
-The functions here have the signatures of the libraries that a model may use already: flash-linear-attention's delta
-rule, norms and gates, causal-conv1d's convolution. gdn.ops has every operator with all its options, torch.ops.gdn
-the same without the Python around it. docs/python.md shows both.
+The functions here have the signatures of the libraries that a model may use already:
+flash-linear-attention's delta rule, norms and gates, causal-conv1d's convolution. gdn.ops has every
+operator with all its options, torch.ops.gdn the same without the Python around it. docs/python.md
+shows both.
 """
 
 import torch
 
-from . import _autograd, _fake, _library
+from . import _autograd, _fake
 
 _fake.register()
 _autograd.register()
@@ -20,12 +21,14 @@ from .elementwise import fused_gdn_gating, l2norm, rms_norm_gated, solve_tril  #
 
 
 def info():
-    """What `gdn info` prints: version, processor, threads, kernels, and which of them is chosen and why."""
+    """What `gdn info` prints: version, processor, threads, kernels, and which of them is chosen and
+    why."""
     return torch.ops.gdn.info()
 
 
 def kernels():
-    """The names of the kernels that run on this machine, the preferred first: what gdn.kernel() takes."""
+    """The names of the kernels that run on this machine, the preferred first: what gdn.kernel()
+    takes."""
     return torch.ops.gdn.kernels()
 
 

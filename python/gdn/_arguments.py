@@ -1,4 +1,5 @@
-"""Small conversions that a lenient signature asks for. The operators themselves take nothing but what they say."""
+"""Small conversions that a lenient signature asks for. The operators themselves take nothing but
+what they say."""
 
 import torch
 
@@ -14,7 +15,11 @@ def unsupported(function, **arguments):
 
 def last_contiguous(x):
     """x, or a copy whose last axis is contiguous."""
-    return x if not isinstance(x, torch.Tensor) or x.dim() == 0 or x.stride(-1) == 1 else x.contiguous()
+    return (
+        x
+        if not isinstance(x, torch.Tensor) or x.dim() == 0 or x.stride(-1) == 1
+        else x.contiguous()
+    )
 
 
 def as_float32(x):

@@ -1,8 +1,9 @@
 """Gradients: there are none, and nobody gets zeros in their place.
 
 A functional operator runs on tensors that require a gradient; asking for the gradient raises
-NotImplementedError with the operator's name. torch.compile traces the backward when it compiles the forward, so
-what raises is an operator of its own, in the backward. In-place operators raise at once (csrc/gradients.cc).
+NotImplementedError with the operator's name. torch.compile traces the backward when it compiles the
+forward, so what raises is an operator of its own, in the backward. In-place operators raise at once
+(csrc/gradients.cc).
 """
 
 import torch
@@ -14,16 +15,21 @@ _library.define("_no_backward(Tensor like, Tensor[] gradients, str operator) -> 
 
 
 def _no_backward(like, gradients, operator):
-    raise NotImplementedError(f"gdn.{operator} has no backward: it is for inference; detach its inputs or use torch.no_grad()")
+    raise NotImplementedError(
+        f"gdn.{operator} has no backward: it is for inference; detach its inputs, or use "
+        "torch.no_grad()"
+    )
 
 
 _library.impl("_no_backward", _no_backward, "CompositeExplicitAutograd")
-torch.library.register_fake("gdn::_no_backward", lambda like, gradients, operator: torch.empty_like(like))
+torch.library.register_fake(
+    "gdn::_no_backward", lambda like, gradients, operator: torch.empty_like(like)
+)
 
 
 class _WithoutBackward(torch.autograd.Function):
-    """Calls the operator below autograd. The tensors are arguments of their own, because autograd looks for them
-    nowhere else; `call` knows where they belong."""
+    """Calls the operator below autograd. The tensors are arguments of their own, because autograd
+    looks for them nowhere else; `call` knows where they belong."""
 
     @staticmethod
     def forward(ctx, operator, call, *tensors):

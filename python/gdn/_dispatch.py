@@ -1,5 +1,5 @@
-"""Where a call goes: to the kernel of the tensors' device, or to the staged pipeline of tensor operations
-(gdn.staged) where the device has none."""
+"""Where a call goes: to the kernel of the tensors' device, or to the staged pipeline of tensor
+operations (gdn.staged) where the device has none."""
 
 import contextlib
 
@@ -16,9 +16,9 @@ _forced_kernel = None
 
 @contextlib.contextmanager
 def kernel(name):
-    """Within it, the functions of this package run the kernel of that name (gdn.kernels() lists them): another
-    instruction set's, or "reference", the definition in double. For all threads. torch.ops.gdn takes the name as an
-    argument.
+    """Within it, the functions of this package run the kernel of that name (gdn.kernels() lists
+    them): another instruction set's, or "reference", the definition in double. For all threads.
+    torch.ops.gdn takes the name as an argument.
 
     with gdn.kernel("reference"):
         expected, _ = gdn.chunk_gated_delta_rule(q, k, v, g, beta)
@@ -36,7 +36,8 @@ _has_kernel = {"cpu": True, "meta": True}
 
 
 def has_kernel(device):
-    """Whether torch.ops.gdn runs on tensors of this device. (Those on the meta device have shapes alone.)"""
+    """Whether torch.ops.gdn runs on tensors of this device. (Those on the meta device have shapes
+    alone.)"""
     kind = device.type
     found = _has_kernel.get(kind)
     if found is None:
@@ -57,24 +58,32 @@ def operator(name):
             kwargs["force_kernel"] = _forced_kernel
         if not (isinstance(first, torch.Tensor) and (first.is_cpu or has_kernel(first.device))):
             if not isinstance(first, torch.Tensor):
-                raise TypeError(f"gdn.{name}: the first argument is of type {type(first).__name__}, expected a tensor")
+                kind = type(first).__name__
+                raise TypeError(f"gdn.{name}: the first argument is a {kind}, expected a tensor")
             from . import staged
 
             return getattr(staged, name)(first, *args, **kwargs)
-        if torch.compiler.is_compiling():  # which follows neither exceptions nor what lies below autograd
+        # A compiler follows neither exceptions nor what lies below autograd.
+        if torch.compiler.is_compiling():
             return run(first, *args, **kwargs)
         try:
-            # What autograd has to do when no gradient is wanted is done here in a tenth of the time.
-            if is_functional and not (torch.is_grad_enabled() and _requires_gradient(first, *args, **kwargs)):
+            # What autograd has to do when no gradient is wanted is done here in a tenth of the
+            # time.
+            if is_functional and not (
+                torch.is_grad_enabled() and _requires_gradient(first, *args, **kwargs)
+            ):
                 with _below_autograd():
                     return run(first, *args, **kwargs)
             return run(first, *args, **kwargs)
         except RuntimeError as error:
-            exception = translated(error)
+            exception = translated(error, run._schema, (first, *args), kwargs)
             if exception is error:
                 raise
         raise exception
 
     call.__name__ = call.__qualname__ = name
-    call.__doc__ = f"torch.ops.gdn.{name}, with ValueError, TypeError or IndexError for a wrong argument: {run._schema}"
+    call.__doc__ = (
+        f"torch.ops.gdn.{name}, with ValueError, TypeError or IndexError for a wrong argument: "
+        f"{run._schema}"
+    )
     return call

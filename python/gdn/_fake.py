@@ -1,7 +1,9 @@
-"""What the operators give back, without computing it: for the meta device, torch.compile and torch.export.
+"""What the operators give back, without computing it: for the meta device, torch.compile and
+torch.export.
 
-Shapes and dtypes alone; whether the arguments fit together is checked when a kernel runs. A tensor on another
-device is refused here, since a call with one on the meta device comes here whatever the others are on.
+Shapes and dtypes alone; whether the arguments fit together is checked when a kernel runs. A tensor
+on another device is refused here, since a call with one on the meta device comes here whatever the
+others are on.
 """
 
 import torch
@@ -12,7 +14,9 @@ from ._library import IN_PLACE
 def _same_device(name, first, **others):
     for argument, tensor in others.items():
         if tensor is not None and tensor.device != first.device:
-            raise RuntimeError(f"gdn.{name}: {argument} is on {tensor.device}, expected {first.device}, where the first is")
+            raise RuntimeError(
+                f"gdn.{name}: {argument} is on {tensor.device}, expected {first.device}"
+            )
 
 
 def _tensors(kwargs):
@@ -20,10 +24,12 @@ def _tensors(kwargs):
 
 
 def _no_gradients(name, tensors):
-    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
+    if torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in tensors
+    ):
         raise RuntimeError(
-            f"gdn.{name}: a tensor requires a gradient, expected none or torch.no_grad(): it updates its states in "
-            "place and has no backward"
+            f"gdn.{name}: a tensor requires a gradient, expected none or torch.no_grad(): it "
+            "updates its states in place and has no backward"
         )
 
 
@@ -47,8 +53,30 @@ def _final_state(rows, cu_seqlens, initial_state, shape):
 
 
 def _delta_rule(name):
-    def fake(q, k, v, g, beta, initial_state=None, *, state_layout, output_final_state=False, cu_seqlens=None, **rest):
-        _same_device(name, q, k=k, v=v, g=g, beta=beta, initial_state=initial_state, cu_seqlens=cu_seqlens, **_tensors(rest))
+    def fake(
+        q,
+        k,
+        v,
+        g,
+        beta,
+        initial_state=None,
+        *,
+        state_layout,
+        output_final_state=False,
+        cu_seqlens=None,
+        **rest,
+    ):
+        _same_device(
+            name,
+            q,
+            k=k,
+            v=v,
+            g=g,
+            beta=beta,
+            initial_state=initial_state,
+            cu_seqlens=cu_seqlens,
+            **_tensors(rest),
+        )
         if not output_final_state:
             return _out(q, v), _absent(q)
         dims = (v.shape[3], q.shape[3]) if state_layout == "vk" else (q.shape[3], v.shape[3])
@@ -67,7 +95,9 @@ def _delta_rule_in_place(name):
 
 
 def _replay_commit(state, num_accepted, record_k, record_v, record_g, *, state_layout, **rest):
-    others = dict(num_accepted=num_accepted, record_k=record_k, record_v=record_v, record_g=record_g)
+    others = dict(
+        num_accepted=num_accepted, record_k=record_k, record_v=record_v, record_g=record_g
+    )
     _same_device("replay_commit", state, **others, **_tensors(rest))
     _no_gradients("replay_commit_", (state, record_k, record_v, record_g))
 
@@ -88,12 +118,16 @@ def _rms_norm_gated(x, z, weight, **rest):
     return x.new_empty(x.shape)
 
 
-def _causal_conv1d(x, weight, bias=None, initial_state=None, *, output_final_state=False, cu_seqlens=None, **rest):
+def _causal_conv1d(
+    x, weight, bias=None, initial_state=None, *, output_final_state=False, cu_seqlens=None, **rest
+):
     others = dict(weight=weight, bias=bias, initial_state=initial_state, cu_seqlens=cu_seqlens)
     _same_device("causal_conv1d", x, **others, **_tensors(rest))
     if not output_final_state:
         return x.new_empty(x.shape), _absent(x)
-    return x.new_empty(x.shape), _final_state(x, cu_seqlens, initial_state, (x.shape[2], weight.shape[1] - 1))
+    return x.new_empty(x.shape), _final_state(
+        x, cu_seqlens, initial_state, (x.shape[2], weight.shape[1] - 1)
+    )
 
 
 def _causal_conv1d_in_place(x, weight, bias, state, **rest):
@@ -103,12 +137,12 @@ def _causal_conv1d_in_place(x, weight, bias, state, **rest):
 
 
 def _solve_tril(lower, *, output_residual=False, **rest):
-    residual = lower.new_empty(lower.shape[:-2], dtype=torch.float32) if output_residual else _absent(lower)
+    residual = (
+        lower.new_empty(lower.shape[:-2], dtype=torch.float32)
+        if output_residual
+        else _absent(lower)
+    )
     return lower.new_empty(lower.shape), residual
-
-
-def _history(tensors):
-    return tensors[0].new_empty((0,), dtype=torch.float32)
 
 
 FAKES = {

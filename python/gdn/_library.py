@@ -6,7 +6,9 @@ import torch
 
 _file = pathlib.Path(__file__).with_name("libgdn_torch.so")
 if not _file.exists():
-    raise ImportError(f"gdn is not built: {_file} is missing; `pip install .` in the source tree builds it")
+    raise ImportError(
+        f"gdn is not built: {_file} is missing; `pip install .` in the source tree builds it"
+    )
 torch.ops.load_library(str(_file))
 
 # Where an operator updates its states in place, as torch.ops.gdn names it, and where not.
@@ -25,5 +27,6 @@ FUNCTIONAL = (
 
 
 def overload(name):
-    """The operator torch.ops.gdn.<name>, without the search for an overload that a call of it would be."""
+    """The operator torch.ops.gdn.<name>, without the search for an overload that a call of it would
+    be."""
     return getattr(torch.ops.gdn, name).default

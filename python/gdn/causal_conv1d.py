@@ -1,14 +1,14 @@
 """The causal convolution with the signatures of the causal-conv1d package."""
 
-import torch
-
 from . import ops
 from ._arguments import last_contiguous, unsupported
 
 
 def is_silu(function, activation):
     if activation not in (None, "silu", "swish"):
-        raise ValueError(f'gdn.{function}: activation is {activation!r}, expected None, "silu" or "swish"')
+        raise ValueError(
+            f'gdn.{function}: activation is {activation!r}, expected None, "silu" or "swish"'
+        )
     return activation is not None
 
 
@@ -27,10 +27,12 @@ def causal_conv1d_fn(
     activation=None,
 ):
     """Depthwise causal convolution over whole sequences. y_t = activation(bias + sum over j < W of
-    weight[:, j] * x_(t - W + 1 + j)), where the inputs before the first are initial_states, or zeros.
+    weight[:, j] * x_(t - W + 1 + j)), where the inputs before the first are initial_states, or
+    zeros.
 
     Args:
-        x: float [B,D,T]. Tokens that lie next to each other in memory ([B,T,D], transposed) are not copied.
+        x: float [B,D,T]. Tokens that lie next to each other in memory ([B,T,D], transposed) are not
+            copied.
         weight: float [D,W], W from 1 to 8.
         bias: float [D], or None.
         initial_states: float [B,D,S], S >= W - 1, the newest input last; or None.
@@ -39,8 +41,8 @@ def causal_conv1d_fn(
         seq_idx: not supported; gdn.ops.causal_conv1d takes packed sequences by cu_seqlens.
 
     Returns:
-        y [B,D,T], dtype of x; with return_final_states a pair of it and the final states [B,D,W-1] (float32 without
-        initial states, else of their dtype), or final_states_out.
+        y [B,D,T], dtype of x; with return_final_states a pair of it and the final states [B,D,W-1]
+        (float32 without initial states, else of their dtype), or final_states_out.
 
     Raises:
         TypeError: a dtype. ValueError: a shape, a device, an option. NotImplementedError: seq_idx.
@@ -78,22 +80,26 @@ def causal_conv1d_update(
 
     Args:
         x: float [B,D], or [B,D,T].
-        conv_state: float [B,D,S], or [slots,D,S] with conv_state_indices; S >= W - 1, the newest input last.
+        conv_state: float [B,D,S], or [slots,D,S] with conv_state_indices; S >= W - 1, the newest
+            input last.
         weight, bias, activation: as in causal_conv1d_fn.
-        conv_state_indices: int32 or int64 [B], the slot of each sequence, distinct; a negative one is padding, whose
-            rows of y are zero. Or None.
+        conv_state_indices: int32 or int64 [B], the slot of each sequence, distinct; a negative one
+            is padding, whose rows of y are zero. Or None.
         cache_seqlens: a circular state; not supported.
 
     Returns:
         y of the shape and dtype of x.
 
     Raises:
-        TypeError: a dtype. ValueError: a shape, a device, an option. IndexError: a slot out of range.
+        TypeError: a dtype. ValueError: a shape, a device, an option. IndexError: a slot out of
+            range.
         NotImplementedError: cache_seqlens. RuntimeError: a tensor requires a gradient.
     """
     unsupported("causal_conv1d_update", cache_seqlens=cache_seqlens)
     if x.dim() not in (2, 3):
-        raise ValueError(f"gdn.causal_conv1d_update: x has shape {list(x.shape)}, expected [B,D] or [B,D,T]")
+        raise ValueError(
+            f"gdn.causal_conv1d_update: x has shape {list(x.shape)}, expected [B,D] or [B,D,T]"
+        )
     y = ops.causal_conv1d_(
         last_contiguous(x.unsqueeze(1)) if x.dim() == 2 else tokens_first(x),
         weight,

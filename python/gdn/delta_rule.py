@@ -28,7 +28,9 @@ def _run(
     **options,
 ):
     if allow_neg_eigval and not use_beta_sigmoid:
-        raise ValueError(f"gdn.{function}: allow_neg_eigval is given, expected use_beta_sigmoid_in_kernel with it")
+        raise ValueError(
+            f"gdn.{function}: allow_neg_eigval is given, expected use_beta_sigmoid_in_kernel too"
+        )
     if use_gate:
         options.update(A_log=A_log, a=as_like_or_float32(g, q), dt_bias=dt_bias)
         g = None
@@ -95,8 +97,8 @@ def chunk_gated_delta_rule(
         S     <- S + v_new k_t^T
         o_t    = scale * S q_t
 
-    B is the batch, T the tokens, N the sequences (B, or len(cu_seqlens) - 1), H the q/k heads, HV the value heads (a
-    multiple of H), K and V the head dimensions, 1 to 256.
+    B is the batch, T the tokens, N the sequences (B, or len(cu_seqlens) - 1), H the q/k heads, HV
+    the value heads (a multiple of H), K and V the head dimensions, 1 to 256.
 
     Args:
         q, k: float32, bfloat16 or float16 [B,T,H,K].
@@ -108,18 +110,21 @@ def chunk_gated_delta_rule(
         initial_state: float [N,HV,K,V], or [N,HV,V,K] with state_v_first.
         use_qk_l2norm_in_kernel: q and k are divided by sqrt(sum of squares + 1e-6).
         allow_neg_eigval: doubles sigmoid(beta); only with use_beta_sigmoid_in_kernel.
-        cu_seqlens: int32 or int64 [N+1], the sequences' starts in a pack with B = 1. Lengths may differ, and be zero.
-        cu_seqlens_cpu, chunk_indices: what flash-linear-attention derives from cu_seqlens; not needed, not read.
+        cu_seqlens: int32 or int64 [N+1], the sequences' starts in a pack with B = 1. Lengths may
+            differ, and be zero.
+        cu_seqlens_cpu, chunk_indices: what flash-linear-attention derives from cu_seqlens; not
+            needed, not read.
         cp_context: not supported.
         A_log, dt_bias: float [HV], only with use_gate_in_kernel; dt_bias may be None.
         chunk_size: at least 1. Steers the staged pipeline and the reference alone.
 
     Returns:
-        o [B,T,HV,V], dtype of q; and the final state, float32 in the layout of initial_state, or None without
-        output_final_state.
+        o [B,T,HV,V], dtype of q; and the final state, float32 in the layout of initial_state, or
+        None without output_final_state.
 
     Raises:
-        TypeError: a dtype. ValueError: a shape, a device, an option. IndexError: a value in cu_seqlens.
+        TypeError: a dtype. ValueError: a shape, a device, an option. IndexError: a value in
+            cu_seqlens.
         NotImplementedError: an argument that is not supported; or in the backward.
     """
     if cp_context is not None:
@@ -169,8 +174,8 @@ def fused_recurrent_gated_delta_rule(
 ):
     """The gated delta rule token by token (decode), for any number of tokens.
 
-    Arguments, results and errors are those of chunk_gated_delta_rule; g None is no decay; gk and gv, decays of single
-    channels, are not supported.
+    Arguments, results and errors are those of chunk_gated_delta_rule; g None is no decay; gk and
+    gv, decays of single channels, are not supported.
     """
     if gk is not None or gv is not None:
         unsupported("fused_recurrent_gated_delta_rule", gk=gk, gv=gv)

@@ -1,5 +1,6 @@
-"""The operators as torch.ops.gdn has them, argument for argument (csrc/schemas.cc, include/gdn/ops.h), but raising
-ValueError, TypeError or IndexError where those raise RuntimeError, and running on a device without a kernel too.
+"""The operators as torch.ops.gdn has them, argument for argument (csrc/schemas.cc,
+include/gdn/ops.h), but raising ValueError, TypeError or IndexError where those raise RuntimeError,
+and running on a device without a kernel too.
 
 Names that end in "_" update their states in place.
 """

@@ -1,4 +1,5 @@
-"""Every test starts from a seed of its own, which a failure prints: GDN_TEST_SEED=<seed> repeats it."""
+"""Every test starts from a seed of its own, which a failure prints: GDN_TEST_SEED=<seed> repeats
+it."""
 
 import os
 import zlib

@@ -34,7 +34,9 @@ class DeltaRule:
 
     def reference(self, state=True):
         """(out, final_state in the layout asked for), float64."""
-        options = {k: v for k, v in self.options.items() if k not in ("chunk_size", "output_final_state")}
+        options = {
+            k: v for k, v in self.options.items() if k not in ("chunk_size", "output_final_state")
+        }
         initial = self.state if state else None
         out, final = torch.ops.gdn.reference_recurrent(*self.tokens, initial, **options)
         return out, final.transpose(2, 3) if options["state_layout"] == "kv" else final
@@ -54,12 +56,15 @@ def delta_rule(
     index_dtype=torch.int32,
     make=lambda x: x,
 ):
-    """With `lengths`, sequences packed into B = 1. `make` gives q, k, v and the gates their strides."""
+    """With `lengths`, sequences packed into B = 1. `make` gives q, k, v and the gates their
+    strides."""
     options = dict(state_layout=layout, use_qk_l2norm=True)
     N = B
     if lengths is not None:
         B, T, N = 1, sum(lengths), len(lengths)
-        options["cu_seqlens"] = torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()], dtype=index_dtype)
+        options["cu_seqlens"] = torch.tensor(
+            [0, *torch.tensor(lengths).cumsum(0).tolist()], dtype=index_dtype
+        )
     shape = (N, HV, V, K) if layout == "vk" else (N, HV, K, V)
     return DeltaRule(
         q=make(torch.randn(B, T, H, K).to(dtype)),

@@ -14,12 +14,17 @@ DATA = pathlib.Path(__file__).parents[2] / "data"
 
 @pytest.fixture(scope="module")
 def captures():
-    return {**load_file(DATA / "gdn_captures.safetensors"), **load_file(DATA / "gdn_captures_layer2_state.safetensors")}
+    return {
+        **load_file(DATA / "gdn_captures.safetensors"),
+        **load_file(DATA / "gdn_captures_layer2_state.safetensors"),
+    }
 
 
 @pytest.fixture(params=["layer0.", "layer2."])
 def layer(request, captures):
-    found = {name[7:]: tensor for name, tensor in captures.items() if name.startswith(request.param)}
+    found = {
+        name[7:]: tensor for name, tensor in captures.items() if name.startswith(request.param)
+    }
     return {**found, "cu_seqlens": captures["cu_seqlens"]}
 
 
@@ -29,7 +34,9 @@ def test_gating_gives_the_stored_gates(layer):
     assert_close(beta[0], layer["beta_expected"], "beta")
 
 
-@pytest.mark.parametrize("function", [gdn.chunk_gated_delta_rule, gdn.fused_recurrent_gated_delta_rule])
+@pytest.mark.parametrize(
+    "function", [gdn.chunk_gated_delta_rule, gdn.fused_recurrent_gated_delta_rule]
+)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("gates", ["given", "computed"])
 def test_the_delta_rule_gives_the_stored_output_and_state(layer, function, dtype, gates):

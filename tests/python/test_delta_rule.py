@@ -39,7 +39,11 @@ def test_matches_the_reference(operator, layout, dtype, lengths):
 def test_runs_every_kernel_by_name(operator, kernel):
     call = inputs.delta_rule()
     run = getattr(torch.ops.gdn, operator)
-    check(operator, call, run(*call.tokens, call.state, output_final_state=True, force_kernel=kernel, **call.options))
+    check(
+        operator,
+        call,
+        run(*call.tokens, call.state, output_final_state=True, force_kernel=kernel, **call.options),
+    )
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
@@ -67,7 +71,9 @@ def test_a_state_not_asked_for_is_empty(operator):
 @pytest.mark.parametrize("state_dtype", DTYPES, ids=str)
 def test_the_final_state_has_the_dtype_of_the_initial_one(operator, state_dtype):
     call = inputs.delta_rule(state_dtype=state_dtype)
-    results = getattr(torch.ops.gdn, operator)(*call.tokens, call.state, output_final_state=True, **call.options)
+    results = getattr(torch.ops.gdn, operator)(
+        *call.tokens, call.state, output_final_state=True, **call.options
+    )
     assert results[1].dtype == state_dtype
     check(operator, call, results)
 
@@ -79,7 +85,9 @@ def test_computes_gates_inside(operator):
     A_log, dt_bias = torch.randn(4), torch.randn(4)
     call.g = call.beta = None
     call.options.update(A_log=A_log, a=a, dt_bias=dt_bias, b=b, allow_neg_eigval=True)
-    results = getattr(torch.ops.gdn, operator)(*call.tokens, call.state, output_final_state=True, **call.options)
+    results = getattr(torch.ops.gdn, operator)(
+        *call.tokens, call.state, output_final_state=True, **call.options
+    )
     check(operator, call, results)
     # And as PyTorch computes them.
     call.g = -A_log.exp() * torch.nn.functional.softplus(a + dt_bias)
@@ -146,7 +154,9 @@ def test_in_place_writes_where_it_reads_unless_told_otherwise(operator):
     indices = torch.tensor([3, 1], dtype=torch.int32)
     call.state = pool[indices].clone()
     wanted_out, wanted_final = call.reference()
-    out = getattr(torch.ops.gdn, operator + "_")(*call.tokens, pool, initial_state_indices=indices, **call.options)
+    out = getattr(torch.ops.gdn, operator + "_")(
+        *call.tokens, pool, initial_state_indices=indices, **call.options
+    )
     assert_close(out, wanted_out, "out")
     assert_close(pool[indices], wanted_final, "states")
 
@@ -158,7 +168,11 @@ def test_speculative_decode_keeps_a_state_a_token(operator):
     indices = torch.tensor([[1, 2, 3], [6, 5, 4]])
     pool[2], pool[6] = call.state  # accepted two tokens, and one
     out = getattr(torch.ops.gdn, operator + "_")(
-        *call.tokens, pool, initial_state_indices=indices, num_accepted=torch.tensor([2, 1]), **call.options
+        *call.tokens,
+        pool,
+        initial_state_indices=indices,
+        num_accepted=torch.tensor([2, 1]),
+        **call.options,
     )
     whole = call.reference()
     assert_close(out, whole[0], "out")
@@ -190,22 +204,34 @@ def test_replay_equals_the_accepted_tokens():
     options = call.options
     H, HV, K, V, M = 2, 4, 32, 48, 4
     state = call.state.clone()
-    records = [torch.full((2, M, H, K), float("nan")), torch.full((2, M, HV, V), float("nan")), torch.zeros(2, M, HV)]
-    out = torch.ops.gdn.replay_verify_(*call.tokens, state, torch.zeros(2, dtype=torch.int32), *records, **options)
+    records = [
+        torch.full((2, M, H, K), float("nan")),
+        torch.full((2, M, HV, V), float("nan")),
+        torch.zeros(2, M, HV),
+    ]
+    out = torch.ops.gdn.replay_verify_(
+        *call.tokens, state, torch.zeros(2, dtype=torch.int32), *records, **options
+    )
     assert_close(out, call.reference()[0], "out")
     assert torch.equal(state, call.state)
     torch.ops.gdn.replay_commit_(state, torch.tensor([2, 3]), *records, state_layout="vk")
     for n, accepted in enumerate([2, 3]):
-        part = inputs.DeltaRule(*(x[n : n + 1, :accepted] for x in call.tokens), call.state[n : n + 1], options)
+        part = inputs.DeltaRule(
+            *(x[n : n + 1, :accepted] for x in call.tokens), call.state[n : n + 1], options
+        )
         assert_close(state[n], part.reference()[1][0], f"state {n}")
 
 
 def test_no_tokens_and_no_sequences():
     call = inputs.delta_rule(T=0)
-    out, final = torch.ops.gdn.chunk(*call.tokens, call.state, output_final_state=True, **call.options)
+    out, final = torch.ops.gdn.chunk(
+        *call.tokens, call.state, output_final_state=True, **call.options
+    )
     assert out.shape == (2, 0, 4, 48) and torch.equal(final, call.state)
     call = inputs.delta_rule(B=0)
-    out, final = torch.ops.gdn.recurrent(*call.tokens, call.state, output_final_state=True, **call.options)
+    out, final = torch.ops.gdn.recurrent(
+        *call.tokens, call.state, output_final_state=True, **call.options
+    )
     assert out.shape == (0, 70, 4, 48) and final.shape == (0, 4, 48, 32)
 
 
@@ -214,7 +240,8 @@ def test_the_reference_stages_agree_with_each_other():
     stages = torch.ops.gdn.reference_chunk_stages(
         *call.tokens, call.state, sequence=1, head=3, chunk_size=32, **call.options
     )
-    names = "q k v beta g G state A L T u w v_new states out attention core carry M N states_o out_o".split()
+    names = "q k v beta g G state A L T u w v_new states out".split()
+    names += "attention core carry M N states_o out_o".split()
     s = dict(zip(names, stages, strict=True))
     assert all(stage.dtype == torch.float64 for stage in stages)
     out, final = call.reference()

@@ -76,15 +76,22 @@ def test_delta_rule_computes_gates(function, allow_neg_eigval):
 
 @pytest.mark.parametrize("function", DELTA_RULES)
 def test_delta_rule_takes_what_the_operators_refuse(function):
-    """16-bit gates and states, beta of another dtype than q, and a last axis that is not contiguous."""
+    """16-bit gates and states, beta of another dtype than q, and a last axis that is not
+    contiguous."""
     call = inputs.delta_rule(layout="kv", state_dtype=torch.bfloat16)
     call.g, call.beta = call.g.bfloat16(), call.beta.half()
     q, k = (x.transpose(2, 3).contiguous().transpose(2, 3) for x in (call.q, call.k))
     assert q.stride(-1) != 1
     out, state = function(
-        q, k, call.v, g=call.g, beta=call.beta, initial_state=call.state, output_final_state=True,
+        q,
+        k,
+        call.v,
+        g=call.g,
+        beta=call.beta,
+        initial_state=call.state,
+        output_final_state=True,
         use_qk_l2norm_in_kernel=True,
-    )  # fmt: skip
+    )
     call.g, call.beta = call.g.float(), call.beta.float()
     wanted = call.reference()
     assert state.dtype == torch.float32
@@ -94,7 +101,9 @@ def test_delta_rule_takes_what_the_operators_refuse(function):
 
 def test_recurrent_without_g_and_beta():
     call = inputs.delta_rule(layout="kv", T=5)
-    out, _ = gdn.fused_recurrent_gated_delta_rule(call.q, call.k, call.v, use_qk_l2norm_in_kernel=True)
+    out, _ = gdn.fused_recurrent_gated_delta_rule(
+        call.q, call.k, call.v, use_qk_l2norm_in_kernel=True
+    )
     call.g, call.beta = torch.zeros_like(call.g), None
     assert_close(out, call.reference(state=False)[0], "out")
 
@@ -103,9 +112,16 @@ def test_recurrent_without_g_and_beta():
 def test_delta_rule_reads_packed_sequences(function):
     call = inputs.delta_rule(layout="kv", lengths=[5, 0, 70, 1], index_dtype=torch.int64)
     out, state = function(
-        call.q, call.k, call.v, g=call.g, beta=call.beta, initial_state=call.state, output_final_state=True,
-        use_qk_l2norm_in_kernel=True, cu_seqlens=call.options["cu_seqlens"],
-    )  # fmt: skip
+        call.q,
+        call.k,
+        call.v,
+        g=call.g,
+        beta=call.beta,
+        initial_state=call.state,
+        output_final_state=True,
+        use_qk_l2norm_in_kernel=True,
+        cu_seqlens=call.options["cu_seqlens"],
+    )
     wanted = call.reference()
     assert_close(out, wanted[0], "out")
     assert_close(state, wanted[1], "state")
@@ -114,7 +130,9 @@ def test_delta_rule_reads_packed_sequences(function):
 def test_kernel_forces_the_reference():
     call = inputs.delta_rule(layout="kv", dtype=torch.bfloat16)
     with gdn.kernel("reference"):
-        out, _ = gdn.chunk_gated_delta_rule(call.q, call.k, call.v, call.g, call.beta, use_qk_l2norm_in_kernel=True)
+        out, _ = gdn.chunk_gated_delta_rule(
+            call.q, call.k, call.v, call.g, call.beta, use_qk_l2norm_in_kernel=True
+        )
     assert torch.equal(out, call.reference(state=False)[0].bfloat16())
     with pytest.raises(NotImplementedError, match="nonesuch"), gdn.kernel("nonesuch"):
         gdn.l2norm(call.q)
@@ -160,7 +178,11 @@ def convolution(x, weight, bias, state, silu):
     """x [B,D,T], state [B,D,S] of the inputs before it; in float64."""
     W = weight.shape[1]
     line = torch.cat([state, x], 2).double()
-    y = torch.nn.functional.conv1d(line[..., line.shape[2] - x.shape[2] - W + 1 :], weight.double()[:, None], groups=len(weight))
+    y = torch.nn.functional.conv1d(
+        line[..., line.shape[2] - x.shape[2] - W + 1 :],
+        weight.double()[:, None],
+        groups=len(weight),
+    )
     y = y if bias is None else y + bias.double()[:, None]
     return torch.nn.functional.silu(y) if silu else y
 
@@ -177,7 +199,9 @@ def test_convolution_of_sequences(activation, tokens_last):
     assert_close(y, convolution(x, weight, bias, state, activation), "y from a state")
     assert torch.equal(final, x[..., -3:])
     place = torch.empty(B, D, W - 1)
-    assert gdn.causal_conv1d_fn(x, weight, bias, None, state, True, place)[1] is place and torch.equal(place, final)
+    assert gdn.causal_conv1d_fn(x, weight, bias, None, state, True, place)[
+        1
+    ] is place and torch.equal(place, final)
 
 
 @pytest.mark.parametrize("T", [None, 1, 3])
@@ -198,6 +222,8 @@ def test_convolution_update(T):
 
 
 def test_python_m_gdn_prints_what_the_machine_has():
-    found = subprocess.run([sys.executable, "-m", "gdn"], capture_output=True, text=True, check=True).stdout
+    found = subprocess.run(
+        [sys.executable, "-m", "gdn"], capture_output=True, text=True, check=True
+    ).stdout
     assert found.splitlines()[0] == f"gdn {gdn.__version__}"
     assert all(f"  {kernel} " in found for kernel in gdn.kernels())

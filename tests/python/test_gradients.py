@@ -15,7 +15,10 @@ ops = torch.ops.gdn
 
 FUNCTIONAL = {
     "chunk": (lambda t: ops.chunk(t, *call.tokens[1:], **call.options), call.q),
-    "chunk, of the state": (lambda t: ops.chunk(*call.tokens, t, output_final_state=True, **call.options), call.state),
+    "chunk, of the state": (
+        lambda t: ops.chunk(*call.tokens, t, output_final_state=True, **call.options),
+        call.state,
+    ),
     "recurrent": (lambda t: ops.recurrent(*call.tokens[:4], t, **call.options), call.beta),
     "recurrent, of a gate": (
         lambda t: ops.recurrent(*call.tokens[:3], None, None, a=t, A_log=A_log, **call.options),
@@ -32,14 +35,21 @@ FUNCTIONAL = {
     ),
 }
 IN_PLACE = {
-    "chunk_": (lambda t: ops.chunk_(t, *call.tokens[1:], call.state.clone(), **call.options), call.q),
+    "chunk_": (
+        lambda t: ops.chunk_(t, *call.tokens[1:], call.state.clone(), **call.options),
+        call.q,
+    ),
     "recurrent_": (lambda t: ops.recurrent_(*call.tokens, t, **call.options), call.state),
     "replay_verify_": (
-        lambda t: ops.replay_verify_(*call.tokens[:2], t, *call.tokens[3:], call.state.clone(), *rest(5), **call.options),
+        lambda t: ops.replay_verify_(
+            *call.tokens[:2], t, *call.tokens[3:], call.state.clone(), *rest(5), **call.options
+        ),
         call.v,
     ),
     "replay_commit_": (
-        lambda t: ops.replay_commit_(call.state.clone(), torch.tensor([0, 0]), t, *records[1:], state_layout="vk"),
+        lambda t: ops.replay_commit_(
+            call.state.clone(), torch.tensor([0, 0]), t, *records[1:], state_layout="vk"
+        ),
         records[0],
     ),
     "causal_conv1d_": (lambda t: ops.causal_conv1d_(x, t, None, torch.randn(2, 12, 3)), weight),
@@ -47,7 +57,12 @@ IN_PLACE = {
 
 
 def rest(M):
-    return torch.tensor([0, 0]), torch.zeros(2, M, 2, 32), torch.zeros(2, M, 4, 48), torch.zeros(2, M, 4)
+    return (
+        torch.tensor([0, 0]),
+        torch.zeros(2, M, 2, 32),
+        torch.zeros(2, M, 4, 48),
+        torch.zeros(2, M, 4),
+    )
 
 
 def first(results):

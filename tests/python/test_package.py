@@ -1,4 +1,5 @@
-"""What is in the package: one shared object that any PyTorch from 2.10 on can load; documentation that runs."""
+"""What is in the package: one shared object that any PyTorch from 2.10 on can load; documentation
+that runs."""
 
 import pathlib
 import re
@@ -16,14 +17,20 @@ OBJECT = pathlib.Path(gdn.__file__).with_name("libgdn_torch.so")
 def symbols(*options):
     if shutil.which("nm") is None:
         pytest.skip("nm (binutils) is not installed")
-    found = subprocess.run(["nm", "-D", *options, OBJECT], capture_output=True, text=True, check=True).stdout
+    found = subprocess.run(
+        ["nm", "-D", *options, OBJECT], capture_output=True, text=True, check=True
+    ).stdout
     return [line.split()[-1] for line in found.splitlines()]
 
 
 def test_the_object_uses_the_stable_abi_alone():
     """Of PyTorch it needs C functions of the stable interface, of Python and OpenMP nothing."""
     needed = [name for name in symbols("--undefined-only") if "@" not in name]
-    others = [name for name in needed if not re.match(r"(aoti_)?torch_|_ITM_|__gmon_start__$|_ZNSt15__exception_ptr", name)]
+    others = [
+        name
+        for name in needed
+        if not re.match(r"(aoti_)?torch_|_ITM_|__gmon_start__$|_ZNSt15__exception_ptr", name)
+    ]
     assert not others
     assert any(name.startswith("torch_") for name in needed)
 

@@ -22,7 +22,11 @@ def test_their_number_changes_no_bit(operator, threads):
     found = []
     for count in (1, 2, 5):
         threads(count)
-        found.append(getattr(torch.ops.gdn, operator)(*call.tokens, call.state, output_final_state=True, **call.options))
+        found.append(
+            getattr(torch.ops.gdn, operator)(
+                *call.tokens, call.state, output_final_state=True, **call.options
+            )
+        )
     assert all(torch.equal(a, b) for results in found[1:] for a, b in zip(results, found[0]))
 
 
@@ -39,7 +43,9 @@ def test_calls_from_several_threads_at_once(threads):
 
     def work():
         for _ in range(20):
-            got = torch.ops.gdn.chunk(*call.tokens, call.state, output_final_state=True, **call.options)
+            got = torch.ops.gdn.chunk(
+                *call.tokens, call.state, output_final_state=True, **call.options
+            )
             if not all(torch.equal(a, b) for a, b in zip(got, wanted)):
                 wrong.append(got)
 

@@ -1,5 +1,6 @@
-"""Every tolerance of the Python tests: docs/design.md, "Accuracy", as verify/tolerance.cc has it. Errors
-are L2 norms of differences from a float64 reference, over a whole tensor, inputs taken as stored."""
+"""Every tolerance of the Python tests: docs/design.md, "Accuracy", as verify/tolerance.cc has it.
+Errors are L2 norms of differences from a float64 reference, over a whole tensor, inputs taken as
+stored."""
 
 import torch
 
