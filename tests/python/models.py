@@ -87,3 +87,9 @@ def _fill(name, weight, config):
         weight.normal_(0, 0.1)  # of which 1 + weight is taken
     else:
         weight.normal_(std=weight.shape[-1] ** -0.5)
+        if kind in _INTO_RESIDUAL or name.split(".")[-2] in _INTO_RESIDUAL:
+            # What adds to the residual stream, as GPT-2 and Megatron start it.
+            weight.mul_((2 * config.num_hidden_layers) ** -0.5)
+
+
+_INTO_RESIDUAL = ("out_proj", "o_proj", "down_proj")
