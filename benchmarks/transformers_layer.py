@@ -56,7 +56,9 @@ class Stopwatch:
 
     def __init__(self, module):
         self.seconds = 0.0
-        self._hooks = module.register_forward_pre_hook(self._start), module.register_forward_hook(self._stop)
+        self._hooks = module.register_forward_pre_hook(self._start), module.register_forward_hook(
+            self._stop
+        )
 
     def _start(self, *_):
         self._began = time.perf_counter()
@@ -85,7 +87,10 @@ def compare(options, dtype, tokens):
     x = torch.randn(1, tokens, options.hidden, dtype=dtype)
     cache, function = None, "chunk_gated_delta_rule"
     if tokens == 1:
-        cache, function = transformers.DynamicCache(config=config), "fused_recurrent_gated_delta_rule"
+        cache, function = (
+            transformers.DynamicCache(config=config),
+            "fused_recurrent_gated_delta_rule",
+        )
         layer(torch.randn(1, 64, options.hidden, dtype=dtype), cache_params=cache)
     codes = {"gdn": enable, "transformers": disable}
     times = {code: [] for code in codes}
@@ -110,15 +115,23 @@ def compare(options, dtype, tokens):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--heads", type=int, nargs=2, default=[16, 32], help="key heads, value heads")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--heads", type=int, nargs=2, default=[16, 32], help="key heads, value heads"
+    )
     parser.add_argument("--dim", type=int, default=128, help="of a head")
     parser.add_argument("--hidden", type=int, default=2048)
-    parser.add_argument("--tokens", type=int, nargs="+", default=[2048, 1], help="1 is a decode step")
+    parser.add_argument(
+        "--tokens", type=int, nargs="+", default=[2048, 1], help="1 is a decode step"
+    )
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--turns", type=int, default=7)
-    parser.add_argument("--json", action="store_true", help="write JSON, and nothing else, to stdout")
+    parser.add_argument(
+        "--json", action="store_true", help="write JSON, and nothing else, to stdout"
+    )
     options = parser.parse_args()
 
     torch.set_num_threads(options.threads)
@@ -141,9 +154,14 @@ def main():
         return
     print(gdn.info().split("\n\n")[0])
     print(*(f"{name:10} {value}" for name, value in about.items() if name != "gdn"), sep="\n")
-    print(f"\n{'':32} {'gdn, ms: median (min, max)':>30} {'transformers':>30} {'ratio: median, min':>20}")
+    print(
+        f"\n{'':32} {'gdn, ms: median (min, max)':>30} {'transformers':>30} {'ratio: median, min':>20}"
+    )
     for r in results:
-        ours, stock = (f"{r[c]['median']:.3f} ({r[c]['min']:.3f}, {r[c]['max']:.3f})" for c in ("gdn", "transformers"))
+        ours, stock = (
+            f"{r[c]['median']:.3f} ({r[c]['min']:.3f}, {r[c]['max']:.3f})"
+            for c in ("gdn", "transformers")
+        )
         print(
             f"{r['dtype']:9} {r['tokens']:5} tokens  {r['what']:10} {ours:>30} {stock:>30} "
             f"{r['ratio of median']:13.1f} {r['ratio of min']:6.1f}"

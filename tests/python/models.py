@@ -44,7 +44,12 @@ _SMALL = dict(
     eos_token_id=None,
     bos_token_id=None,
 )
-_EXPERTS = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, shared_expert_intermediate_size=32)
+_EXPERTS = dict(
+    num_experts=4,
+    num_experts_per_tok=2,
+    moe_intermediate_size=32,
+    shared_expert_intermediate_size=32,
+)
 
 
 def qwen35(**changes):

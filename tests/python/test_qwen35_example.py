@@ -21,7 +21,13 @@ LOGITS = 1e-4
 CONFIGURATIONS = {
     "three value heads for a key head, full attention first": dict(
         num_hidden_layers=5,
-        layer_types=["full_attention", "linear_attention", "linear_attention", "full_attention", "linear_attention"],
+        layer_types=[
+            "full_attention",
+            "linear_attention",
+            "linear_attention",
+            "full_attention",
+            "linear_attention",
+        ],
         num_attention_heads=6,
         linear_num_value_heads=6,
         linear_value_head_dim=48,
@@ -66,12 +72,25 @@ def program():
 def assert_same_logits(program, model, folder, ids, tmp_path):
     file = tmp_path / "logits.safetensors"
     prompt = ",".join(map(str, ids[0].tolist()))
-    arguments = ["--model", folder, "--tokens", prompt, "--max-new-tokens", "0", "--threads", "1", "--logits", file]
+    arguments = [
+        "--model",
+        folder,
+        "--tokens",
+        prompt,
+        "--max-new-tokens",
+        "0",
+        "--threads",
+        "1",
+        "--logits",
+        file,
+    ]
     subprocess.run([program, *arguments], check=True, capture_output=True)
     found = load_file(file)
     assert torch.equal(found["input_ids"].flatten(), ids[0])
     with torch.no_grad():
-        logits = model(ids, use_cache=False).logits[0]  # transformers' cache wants a layer of full attention
+        logits = model(ids, use_cache=False).logits[
+            0
+        ]  # transformers' cache wants a layer of full attention
     assert logits.std() > 0.5, "logits of nearly zero show nothing"
     difference = (found["logits"] - logits).abs().max().item()
     assert difference < LOGITS, f"logits differ by {difference:.2e}"

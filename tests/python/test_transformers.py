@@ -42,7 +42,11 @@ def _nothing_stays_enabled():
 
 def _functions_are_replaced(model):
     layer = _layers(model)[0]
-    return any(type(f).forward is not f.forward.__func__ for f in layer._kernel_funcs.values() if "forward" in vars(f))
+    return any(
+        type(f).forward is not f.forward.__func__
+        for f in layer._kernel_funcs.values()
+        if "forward" in vars(f)
+    )
 
 
 def _layers(model):
@@ -96,12 +100,16 @@ def test_logits_are_those_of_transformers(model, tokens):
     assert 0 < _difference(_logits(model, ids), stock) < LOGITS
 
 
-@pytest.mark.parametrize("part", ["chunk", "recurrent", "causal_conv1d", "causal_conv1d_", "rms_norm_gated"])
+@pytest.mark.parametrize(
+    "part", ["chunk", "recurrent", "causal_conv1d", "causal_conv1d_", "rms_norm_gated"]
+)
 def test_every_part_of_a_layer_is_replaced(model, part, monkeypatch):
     """A prefill and a decode step come to each operator in every layer."""
     calls = []
     run = getattr(gdn.ops, part)
-    monkeypatch.setattr(gdn.ops, part, lambda *args, **kwargs: (calls.append(1), run(*args, **kwargs))[1])
+    monkeypatch.setattr(
+        gdn.ops, part, lambda *args, **kwargs: (calls.append(1), run(*args, **kwargs))[1]
+    )
     enable(model)
     with torch.no_grad():
         cache = model(_ids(model, 1, 10), use_cache=True).past_key_values
@@ -116,7 +124,9 @@ def test_greedy_text_is_that_of_transformers(shipped):
     enable(shipped)
     ours = shipped.generate(ids, max_new_tokens=120, do_sample=False)
     assert tokenizer.decode(ours[0]) == tokenizer.decode(stock[0])
-    assert tokenizer.decode(ours[0]).startswith("And it came to pass, that the king of Israel went out to meet him, and said")
+    assert tokenizer.decode(ours[0]).startswith(
+        "And it came to pass, that the king of Israel went out to meet him, and said"
+    )
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -139,7 +149,11 @@ def test_padded_batches(model, side):
 def test_padded_batches_write_the_text_of_transformers(shipped):
     tokenizer = models.shipped_tokenizer()
     tokenizer.pad_token, tokenizer.padding_side = tokenizer.eos_token, "left"
-    batch = tokenizer(["And it came to pass", "Mrs. Bennet", "It is a truth universally "], return_tensors="pt", padding=True)
+    batch = tokenizer(
+        ["And it came to pass", "Mrs. Bennet", "It is a truth universally "],
+        return_tensors="pt",
+        padding=True,
+    )
     how = dict(max_new_tokens=40, do_sample=False, pad_token_id=tokenizer.eos_token_id)
     stock = shipped.generate(**batch, **how)
     enable(shipped)
@@ -177,7 +191,9 @@ def test_a_cache_goes_on_in_the_other_code(shipped):
 def test_16_bit_models_are_as_exact_as_in_transformers(dtype):
     exact, model = models.shipped(), models.shipped(dtype)
     tokenizer = models.shipped_tokenizer()
-    ids = tokenizer("And Mrs. Bennet said unto the king of Israel, It is a truth. " * 8, return_tensors="pt").input_ids
+    ids = tokenizer(
+        "And Mrs. Bennet said unto the king of Israel, It is a truth. " * 8, return_tensors="pt"
+    ).input_ids
     right = _logits(exact, ids)
 
     def error(logits):
@@ -330,7 +346,11 @@ def test_compiled(shipped):
 def test_on_the_meta_device():
     """Any device takes the same way: the functions go where their tensors are."""
     model = enable(models.qwen35().to("meta"))
-    assert _logits(model, torch.zeros(2, 70, dtype=torch.int64, device="meta")).shape == (2, 70, 101)
+    assert _logits(model, torch.zeros(2, 70, dtype=torch.int64, device="meta")).shape == (
+        2,
+        70,
+        101,
+    )
     disable(model)
 
 

@@ -107,7 +107,9 @@ def _leave(layer, args, output):
 def _is_ours(*tensors):
     if not _now.inside:
         return False
-    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
+    if torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in tensors
+    ):
         if not torch.compiler.is_compiling():
             # Said once: Python shows a warning once for each place.
             warnings.warn(
@@ -215,7 +217,9 @@ class _CausalConv1dFn(torch.nn.Module):
 
     def forward(self, hidden_states, weight, bias=None, activation=None, **kwargs):
         if not _is_ours(hidden_states, weight, bias):
-            return type(self).forward(self, hidden_states, weight, bias, activation=activation, **kwargs)
+            return type(self).forward(
+                self, hidden_states, weight, bias, activation=activation, **kwargs
+            )
         # Of packed sequences transformers' own code wants seq_idx here and cu_seq_lens_q for the delta rule, which says it
         # too.
         cu_seqlens = kwargs.get("cu_seq_lens_q")
@@ -234,7 +238,13 @@ def _packed_conv(x, weight, bias, activation, cu_seqlens):
             f"gdn.integrations.transformers: packed sequences have {int(cu_seqlens[-1])} tokens, expected {x.shape[2]}: a "
             "cache holds no packs; call the model with use_cache=False"
         )
-    y, _ = gdn.ops.causal_conv1d(tokens_first(x), weight, bias, silu=is_silu("causal_conv1d_fn", activation), cu_seqlens=cu_seqlens)
+    y, _ = gdn.ops.causal_conv1d(
+        tokens_first(x),
+        weight,
+        bias,
+        silu=is_silu("causal_conv1d_fn", activation),
+        cu_seqlens=cu_seqlens,
+    )
     return y.transpose(1, 2)
 
 
@@ -288,7 +298,9 @@ def _substitute(kernels, layer, substitutes):
     if getattr(norm.forward, "__func__", None) in (type(norm).forward, _RMSNormGated.forward):
         parts.norm = norm
     # The key of the device is no more than a name here: the functions go where their tensors are, at each call.
-    mapping = {name: {} for name in _SUBSTITUTES} | {name: {"cpu": found} for name, found in substitutes.items()}
+    mapping = {name: {} for name in _SUBSTITUTES} | {
+        name: {"cpu": found} for name, found in substitutes.items()
+    }
     try:
         with kernels.use_kernel_mapping(mapping, inherit_mapping=False):
             kernels.kernelize(parts, mode=kernels.Mode.INFERENCE, device="cpu")
@@ -305,7 +317,9 @@ def _restore(kernels, layers):
 
 
 def _layers_of(model, function):
-    layers = [m for m in model.modules() if any(base.__name__ in _LAYERS for base in type(m).__mro__)]
+    layers = [
+        m for m in model.modules() if any(base.__name__ in _LAYERS for base in type(m).__mro__)
+    ]
     if not layers:
         raise ValueError(
             f"gdn.integrations.transformers.{function}: {type(model).__name__} has no Gated DeltaNet layer, expected a Qwen3.5 "
