@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""A Gated DeltaNet layer of Hugging Face's Qwen3.5, with gdn's operators and with transformers' own code.
+"""A Gated DeltaNet layer of Hugging Face's Qwen3.5: gdn's operators against transformers' own code.
 
-    benchmarks/transformers_layer.py                  prefill of 2048 tokens, and a decode step; float32 and bfloat16
-    benchmarks/transformers_layer.py --heads 2 4 --hidden 256      the layer of data/tiny-qwen35
+    benchmarks/transformers_layer.py                             2048 tokens, and a decode step
+    benchmarks/transformers_layer.py --heads 2 4 --hidden 256    the layer of data/tiny-qwen35
 
-Needs the extra gdn[transformers]. The two take turns. Times are those of the delta-rule call inside the layer, gates and
-the repetition of key heads not included, and of the whole layer with its matrix products, which are PyTorch's in both; of
-each the median, the spread, and the ratio of medians and of minima. On a busy machine set OMP_WAIT_POLICY=passive, or
---threads 1, and believe the minima. The condition: the delta-rule call at 2048 tokens at least 5 times faster than
+Needs the extra gdn[transformers]. The two take turns. Times are those of the delta-rule call inside
+the layer, gates and the repetition of key heads not included, and of the whole layer with its
+matrix products, which are PyTorch's in both; of each the median, the spread, and the ratio of
+medians and of minima. On a busy machine set OMP_WAIT_POLICY=passive, or --threads 1, and believe
+the minima. The condition: the delta-rule call at 2048 tokens at least 5 times faster than
 transformers' own.
 """
 
@@ -20,7 +21,8 @@ import time
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-# Large tensors otherwise come from fresh pages each time, which costs transformers' code up to half of its time.
+# Large tensors otherwise come from fresh pages each time, which costs transformers' code up to half
+# of its time.
 _TUNABLES = (
     "glibc.malloc.mmap_threshold=17179869184:glibc.malloc.trim_threshold=17179869184:"
     "glibc.malloc.hugetlb=1"
@@ -155,7 +157,8 @@ def main():
     print(gdn.info().split("\n\n")[0])
     print(*(f"{name:10} {value}" for name, value in about.items() if name != "gdn"), sep="\n")
     print(
-        f"\n{'':32} {'gdn, ms: median (min, max)':>30} {'transformers':>30} {'ratio: median, min':>20}"
+        f"\n{'':32} {'gdn, ms: median (min, max)':>30} {'transformers':>30} "
+        f"{'ratio: median, min':>20}"
     )
     for r in results:
         ours, stock = (

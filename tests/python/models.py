@@ -1,8 +1,8 @@
-"""Models of Hugging Face's transformers: the shipped one, and random ones with the statistics of trained models.
+"""Models of Hugging Face's transformers: the shipped one, and random ones like trained ones.
 
-transformers' own initial weights make logits of nearly zero, of which anything is within a tolerance. Here matrices keep
-the size of what they multiply, decays reach from nearly none to nearly all within a few tokens, and logits are of the
-order of 1 to 10.
+transformers' own initial weights make logits of nearly zero, of which anything is within a
+tolerance. Here matrices keep the size of what they multiply, decays reach from nearly none to
+nearly all within a few tokens, and logits are of the order of 1 to 10.
 """
 
 import math

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 pytest.importorskip("transformers")
 import models  # noqa: E402
 
-# Of logits of the order of 1 (random) and 10 (shipped). On the random models transformers in float32 differs from itself
-# in float64 by 2e-6 to 3e-5.
+# Of logits of the order of 1 (random) and 10 (shipped). On the random models transformers in
+# float32 differs from itself in float64 by 2e-6 to 3e-5.
 LOGITS = 1e-4
 
 CONFIGURATIONS = {

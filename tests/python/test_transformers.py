@@ -1,4 +1,4 @@
-"""gdn in Hugging Face's models: the same logits and text as with transformers' own code, without a network."""
+"""gdn in Hugging Face's models: logits and text of transformers' own code, without a network."""
 
 import copy
 import socket
@@ -131,8 +131,7 @@ def test_greedy_text_is_that_of_transformers(shipped):
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padded_batches(model, side):
-    """Rows of a padded batch have the logits of transformers, and where the padding is on the left those of the row
-    alone."""
+    """Rows of a padded batch have the logits of transformers, and those of the row alone."""
     lengths, longest = [70, 1, 33], 70
     ids, mask = _ids(model, 3, longest), torch.zeros(3, longest, dtype=torch.int64)
     tokens = [slice(longest - n, longest) if side == "left" else slice(0, n) for n in lengths]
@@ -384,8 +383,8 @@ def test_without_kernels_the_error_names_the_pair(shipped, monkeypatch):
 
 
 def test_where_versions_do_not_fit_the_error_names_the_pair(shipped, monkeypatch):
-    """transformers with a kernels that it does not take leaves its layers unmarked; another one may have functions with
-    other parameters."""
+    """transformers leaves its layers unmarked with a kernels that it does not take; those of another
+    version may have functions with other parameters."""
     layer = _layers(shipped)[1]
     function = layer._kernel_funcs["chunk_gated_delta_rule"]
     with monkeypatch.context() as patch:

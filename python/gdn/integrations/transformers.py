@@ -5,12 +5,12 @@
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     enable(model)
 
-transformers marks the functions of a Gated DeltaNet layer so that the kernels package can put others in their place;
-what is put there is given by a mapping, and need not come from the Hub. Nothing of transformers is changed, and nothing
-is fetched.
+transformers marks the functions of a Gated DeltaNet layer so that the kernels package can put
+others in their place; what is put there is given by a mapping, and need not come from the Hub.
+Nothing of transformers is changed, and nothing is fetched.
 
-Those functions are one for all models of a kind. Hooks on the layers of an enabled model therefore say when ours are
-meant; at any other time they run the code that they stand in for.
+Those functions are one for all models of a kind. Hooks on the layers of an enabled model therefore
+say when ours are meant; at any other time they run the code that they stand in for.
 """
 
 import threading
@@ -28,22 +28,25 @@ _LAYERS = ("Qwen3_5GatedDeltaNet", "Qwen3_5MoeGatedDeltaNet", "Qwen3NextGatedDel
 
 
 def enable(model):
-    """Makes the Gated DeltaNet layers of a model compute with gdn: the delta rule, the convolution and the gated norm.
+    """Makes the Gated DeltaNet layers of a model compute with gdn: delta rule, convolution and
+    gated norm.
 
-    Layers compute as before while they train (`model.train()`), and wherever a gradient is wanted: call the model
-    under torch.no_grad() or torch.inference_mode(), as generate() does. Other models are as they were, of the same
-    kind too; a copy of an enabled model wants a call of its own. On a device for which gdn has no kernel its pipeline of
-    tensor operations runs. Calling this again changes nothing.
+    Layers compute as before while they train (`model.train()`), and wherever a gradient is wanted:
+    call the model under torch.no_grad() or torch.inference_mode(), as generate() does. Other models
+    are as they were, of the same kind too; a copy of an enabled model wants a call of its own. On a
+    device for which gdn has no kernel its pipeline of tensor operations runs. Calling this again
+    changes nothing.
 
     Args:
-        model: a Qwen3.5, Qwen3.5 MoE or Qwen3-Next model of transformers, or any module with such layers in it.
+        model: a Qwen3.5, Qwen3.5 MoE or Qwen3-Next model of transformers, or any module with such
+        layers in it.
 
     Returns:
         model.
 
     Raises:
-        ValueError: the model has no such layer. ImportError: the installed transformers and kernels do not fit; the
-        message names versions that do.
+        ValueError: the model has no such layer. ImportError: the installed transformers and kernels
+        do not fit; the message names versions that do.
     """
     layers = _layers_of(model, "enable")
     kernels = _kernels_package(layers)
@@ -113,15 +116,16 @@ def _is_ours(*tensors):
         if not torch.compiler.is_compiling():
             # Said once: Python shows a warning once for each place.
             warnings.warn(
-                "gdn.integrations.transformers: gradients are wanted, so transformers' own code runs; call the model under "
-                "torch.no_grad() for gdn's"
+                "gdn.integrations.transformers: gradients are wanted, so transformers' own code "
+                "runs; call the model under torch.no_grad() for gdn's"
             )
         return False
     return True
 
 
-# What kernels puts in place of a module's forward: a class without state whose forward has the parameters of the one
-# that it replaces. `self` is the module, and type(self).forward the code that was there before.
+# What kernels puts in place of a module's forward: a class without state whose forward has the
+# parameters of the one that it replaces. `self` is the module, and type(self).forward the code that
+# was there before.
 
 
 class _ChunkGatedDeltaRule(torch.nn.Module):
@@ -220,8 +224,8 @@ class _CausalConv1dFn(torch.nn.Module):
             return type(self).forward(
                 self, hidden_states, weight, bias, activation=activation, **kwargs
             )
-        # Of packed sequences transformers' own code wants seq_idx here and cu_seq_lens_q for the delta rule, which says it
-        # too.
+        # Of packed sequences transformers' own code wants seq_idx here and cu_seq_lens_q for the
+        # delta rule, which says it too.
         cu_seqlens = kwargs.get("cu_seq_lens_q")
         if cu_seqlens is None:
             return gdn.causal_conv1d_fn(
@@ -231,12 +235,12 @@ class _CausalConv1dFn(torch.nn.Module):
 
 
 def _packed_conv(x, weight, bias, activation, cu_seqlens):
-    # A cache puts its inputs before those of the pack, and has them of one sequence only. To see that, the host waits for
-    # cu_seqlens here.
+    # A cache puts its inputs before those of the pack, and has them of one sequence only. To see
+    # that, the host waits for cu_seqlens here.
     if not torch.compiler.is_compiling() and int(cu_seqlens[-1]) != x.shape[2]:
         raise ValueError(
-            f"gdn.integrations.transformers: packed sequences have {int(cu_seqlens[-1])} tokens, expected {x.shape[2]}: a "
-            "cache holds no packs; call the model with use_cache=False"
+            f"gdn.integrations.transformers: packed sequences have {int(cu_seqlens[-1])} tokens, "
+            f"expected {x.shape[2]}: a cache holds no packs; call the model with use_cache=False"
         )
     y, _ = gdn.ops.causal_conv1d(
         tokens_first(x),
@@ -289,15 +293,17 @@ _FUNCTIONS = _SUBSTITUTES.keys() - {"RMSNormGated"}
 
 
 def _substitute(kernels, layer, substitutes):
-    """Lets kernels put the substitutes into a layer, or what was there before where there is none."""
-    # kernels resets everything below the module it is given that the mapping does not name: the layer's own forward,
-    # which accelerate may have wrapped, or a kernel that the user has chosen. So it is given what is ours alone.
+    """Lets kernels put the substitutes into a layer; without one, what was there before."""
+    # kernels resets everything below the module it is given that the mapping does not name: the
+    # layer's own forward, which accelerate may have wrapped, or a kernel that the user has chosen.
+    # So it is given what is ours alone.
     parts = torch.nn.Module()
     parts._kernel_funcs = layer._kernel_funcs
     norm = layer.norm
     if getattr(norm.forward, "__func__", None) in (type(norm).forward, _RMSNormGated.forward):
         parts.norm = norm
-    # The key of the device is no more than a name here: the functions go where their tensors are, at each call.
+    # The key of the device is no more than a name here: the functions go where their tensors are,
+    # at each call.
     mapping = {name: {} for name in _SUBSTITUTES} | {
         name: {"cpu": found} for name, found in substitutes.items()
     }
@@ -322,8 +328,8 @@ def _layers_of(model, function):
     ]
     if not layers:
         raise ValueError(
-            f"gdn.integrations.transformers.{function}: {type(model).__name__} has no Gated DeltaNet layer, expected a Qwen3.5 "
-            "or Qwen3-Next model"
+            f"gdn.integrations.transformers.{function}: {type(model).__name__} has no Gated DeltaNet "
+            "layer, expected a Qwen3.5 or Qwen3-Next model"
         )
     return layers
 
@@ -351,6 +357,7 @@ def _do_not_fit(why):
             return f"no {package}"
 
     return ImportError(
-        f"gdn.integrations.transformers: found {version('transformers')} and {version('kernels')}, expected {_PAIR} "
-        f'(pip install "gdn[transformers]"), without USE_HUB_KERNELS=0 in the environment: {why}'
+        f"gdn.integrations.transformers: found {version('transformers')} and "
+        f'{version("kernels")}, expected {_PAIR} (pip install "gdn[transformers]"), without '
+        f"USE_HUB_KERNELS=0 in the environment: {why}"
     )
