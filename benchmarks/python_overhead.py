@@ -3,7 +3,7 @@
 = 8, states updated in place, where there is almost no work.
 
     benchmarks/python_overhead.py                                microseconds a call
-    benchmarks/python_overhead.py --gdn build/release/tools/gdn  and above C++, as gdn bench times it
+    benchmarks/python_overhead.py --gdn build/release/tools/gdn  and above gdn bench's C++ call
 
 The condition: torch.ops at most 6 microseconds above the C++ call, the Python function at most 2
 more. Forms take turns, and of each the median and the spread over the turns are given; on a busy
@@ -118,9 +118,8 @@ def main():
     print(f"\n{'call':38} {'mode':15} {'median us':>9} {'min':>6} {'max':>6} {'above C++':>9}")
     for r in results:
         above = f"{r['min'] - cpp:9.2f}" if cpp is not None else ""
-        print(
-            f"{r['form']:38} {r['mode']:15} {r['median']:9.2f} {r['min']:6.2f} {r['max']:6.2f} {above}"
-        )
+        times = f"{r['median']:9.2f} {r['min']:6.2f} {r['max']:6.2f}"
+        print(f"{r['form']:38} {r['mode']:15} {times} {above}")
 
 
 if __name__ == "__main__":

@@ -95,7 +95,8 @@ def solve_tril(lower, method="exact", iterations=14, return_residual=False, comp
     Args:
         lower: float [...,n,n], 2 to 5 axes, n from 1 to 256.
         method: "exact", blocked forward substitution; or "neumann",
-            X <- X - X strict_lower(L X) from X = I, `iterations` times, for study: its intermediates explode where keys are alike.
+            X <- X - X strict_lower(L X) from X = I, `iterations` times, for study: its
+            intermediates explode where keys are alike.
         return_residual: also max |strict_lower(L X)| of each matrix, float32 [...].
         compute: "auto" and "float32" compute in float32 and round once; "bfloat16" (method
             "neumann" with bfloat16 tensors alone) rounds in every iteration.

@@ -52,6 +52,25 @@ int64_t parts_for(const Shape& shape, int workers) {
   return std::clamp<int64_t>((kTasksPerWorker * workers + whole - 1) / whole, 1, units);
 }
 
+// A recurrent or replay task is a whole sequence where there are enough of them, else a part of a
+// head: a slot is one long walk through memory, and the prefetches that run ahead of it fetch, at
+// the end of a task, what another worker is writing.
+int64_t step_tasks(const Shape& shape, int64_t parts, int workers) {
+  if (parts == 1 && shape.sequences >= kTasksPerWorker * workers) return shape.sequences;
+  return shape.sequences * shape.heads * parts;
+}
+
+// Runs body(index of the split's task, worker) for all of them, as many to a task as the plan says.
+template <class Body>
+void for_each_step(const Call& call, const Shape& shape, const Body& body) {
+  const int64_t steps = shape.sequences * shape.heads * call.plan.parts;
+  const int64_t per_task = call.plan.tasks == 0 ? 0 : steps / call.plan.tasks;
+  call.for_each_task([&](int64_t task, int worker) {
+    const cpu::FlushDenormals mode;
+    for (int64_t i = task * per_task; i < (task + 1) * per_task; ++i) body(i, worker);
+  });
+}
+
 // Elements of an elementwise operator that are worth a task.
 constexpr int64_t kElementsPerTask = 1 << 14;
 
@@ -108,14 +127,14 @@ Status plan_cpu(const Shape& shape, const PlanRequest& request, Plan* plan) {
     }
     case Op::kRecurrent:
       plan->parts = parts_for(shape, request.workers);
-      plan->tasks = shape.sequences * shape.heads * plan->parts;
+      plan->tasks = step_tasks(shape, plan->parts, request.workers);
       plan->workspace_bytes_per_worker = kernels->recurrent_scratch(shape, split_of(shape, *plan));
       break;
     case Op::kReplayVerify:
     case Op::kReplayCommit:
       // One part: the records of a q/k head are read by all its value heads before they are
       // replaced.
-      plan->tasks = shape.sequences * shape.heads;
+      plan->tasks = step_tasks(shape, plan->parts, request.workers);
       plan->workspace_bytes_per_worker = kernels->replay_scratch(shape, split_of(shape, *plan));
       break;
     case Op::kGating:
@@ -155,8 +174,7 @@ Status run_chunk(const Call& call, const DeltaRuleProblem& problem) {
 Status run_recurrent(const Call& call, const DeltaRuleProblem& problem) {
   const Split split = split_of(problem.shape, call.plan);
   const Kernels& kernels = kernels_of(call.plan);
-  call.for_each_task([&](int64_t task, int worker) {
-    const cpu::FlushDenormals mode;
+  for_each_step(call, problem.shape, [&](int64_t task, int worker) {
     kernels.recurrent(problem, split, task, call.worker_workspace(worker));
   });
   zero_tail(problem.out, problem.sequences, problem.shape);
@@ -166,8 +184,7 @@ Status run_recurrent(const Call& call, const DeltaRuleProblem& problem) {
 Status run_replay(const Call& call, const ReplayProblem& problem) {
   const Split split = split_of(problem.shape, call.plan);
   const Kernels& kernels = kernels_of(call.plan);
-  call.for_each_task([&](int64_t task, int worker) {
-    const cpu::FlushDenormals mode;
+  for_each_step(call, problem.shape, [&](int64_t task, int worker) {
     kernels.replay(problem, split, task, call.worker_workspace(worker));
   });
   if (problem.verifies()) zero_tail(problem.out, problem.sequences, problem.shape);

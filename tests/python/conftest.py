@@ -25,3 +25,17 @@ def pytest_runtest_makereport(item, call):
     report = (yield).get_result()
     if report.when == "call" and report.failed:
         report.sections.append(("repeat", f"GDN_TEST_SEED={_seed_of(item)} pytest '{item.nodeid}'"))
+
+
+@pytest.fixture(params=["kernel", "stages"])
+def route(request, monkeypatch):
+    """gdn.compat on the kernel of these tensors' device, and as if the device had none."""
+    if request.param == "stages":
+        from gdn import staged
+        from gdn.compat import vllm
+        from gdn.compat.hpu_gdn_pytorch import operators
+
+        monkeypatch.setattr(operators, "has_kernel", lambda device: False)
+        monkeypatch.setattr(operators, "ops", staged)
+        monkeypatch.setattr(vllm, "ops", staged)
+    return request.param
