@@ -13,6 +13,7 @@ import models  # noqa: E402
 from transformers import TextIteratorStreamer  # noqa: E402
 
 import gdn  # noqa: E402
+import gdn.staged  # noqa: E402
 from gdn.integrations.transformers import disable, enable  # noqa: E402
 
 LOGITS = 1e-4  # of the order of 10
@@ -351,6 +352,21 @@ def test_on_the_meta_device():
         101,
     )
     disable(model)
+
+
+def test_on_a_device_without_a_kernel(model, monkeypatch):
+    """There the pipeline of tensor operations runs."""
+    ids = _ids(model, 2, 130)
+    stock = _logits(model, ids)
+    for name in ("chunk", "recurrent", "causal_conv1d", "causal_conv1d_", "rms_norm_gated"):
+        monkeypatch.setattr(gdn.ops, name, getattr(gdn.staged, name))
+    enable(model)
+    with torch.no_grad():
+        begun = model(ids[:, :-2], use_cache=True)
+        parts = [begun.logits]
+        for t in (128, 129):
+            parts.append(model(ids[:, t : t + 1], past_key_values=begun.past_key_values).logits)
+    assert 0 < _difference(torch.cat(parts, 1), stock) < LOGITS
 
 
 def test_a_norm_that_somebody_wrapped_is_left_alone(shipped):
