@@ -343,6 +343,30 @@ def test_compiled(shipped):
     assert _runs_gdn(lambda: _logits(compiled, _ids(shipped, 1, 5), use_cache=False))
 
 
+@pytest.mark.filterwarnings("ignore:While compiling, we found certain side effects")
+def test_exported_for_any_length(shipped):
+    """transformers' own code exports for one length alone."""
+
+    class Logits(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = shipped
+
+        def forward(self, ids):
+            return self.model(ids, use_cache=False).logits
+
+    lengths = ({1: torch.export.Dim("tokens", min=2, max=1000)},)
+    ids = _ids(shipped, 1, 201)
+    stock = _logits(shipped, ids)
+    enable(shipped)
+    with torch.no_grad():
+        exported = torch.export.export(
+            Logits(), (ids[:, :70],), dynamic_shapes=lengths, strict=True
+        )
+        assert _difference(exported.module()(ids), stock) < LOGITS
+    assert any("gdn.chunk" in str(node.target) for node in exported.graph.nodes)
+
+
 def test_on_the_meta_device():
     """Any device takes the same way: the functions go where their tensors are."""
     model = enable(models.qwen35().to("meta"))
