@@ -44,9 +44,10 @@ _SMALL = dict(
     eos_token_id=None,
     bos_token_id=None,
 )
+# Every token goes to all experts: a choice among them would turn a last bit into another logit.
 _EXPERTS = dict(
     num_experts=4,
-    num_experts_per_tok=2,
+    num_experts_per_tok=4,
     moe_intermediate_size=32,
     shared_expert_intermediate_size=32,
 )
