@@ -13,14 +13,11 @@ Those functions are one for all models of a kind. Hooks on the layers of an enab
 say when ours are meant; at any other time they run the code that they stand in for.
 """
 
-import threading
-import warnings
 import weakref
 
 import torch
 
-import gdn
-from gdn.causal_conv1d import is_silu, tokens_first
+from . import _transformers_functions as _functions
 
 _PAIR = "transformers 5.22 and kernels 0.17.2"
 
@@ -60,8 +57,8 @@ def enable(model):
         _enabled.add(layer)
         if not hasattr(layer, "gdn_hooks"):
             layer.gdn_hooks = (
-                layer.register_forward_pre_hook(_enter),
-                layer.register_forward_hook(_leave, always_call=True),
+                layer.register_forward_pre_hook(_functions.enter),
+                layer.register_forward_hook(_functions.leave, always_call=True),
             )
     return model
 
@@ -90,188 +87,6 @@ def disable(model):
 _enabled = weakref.WeakSet()  # layers
 
 
-class _Now(threading.local):
-    """Whether this thread is in a layer of an enabled model that does not train."""
-
-    inside = False
-
-
-_now = _Now()
-
-
-def _enter(layer, args):
-    _now.inside = not layer.training
-
-
-def _leave(layer, args, output):
-    _now.inside = False
-
-
-def _is_ours(*tensors):
-    if not _now.inside:
-        return False
-    if torch.is_grad_enabled() and any(
-        tensor is not None and tensor.requires_grad for tensor in tensors
-    ):
-        if not torch.compiler.is_compiling():
-            # Said once: Python shows a warning once for each place.
-            warnings.warn(
-                "gdn.integrations.transformers: gradients are wanted, so transformers' own code "
-                "runs; call the model under torch.no_grad() for gdn's"
-            )
-        return False
-    return True
-
-
-# What kernels puts in place of a module's forward: a class without state whose forward has the
-# parameters of the one that it replaces. `self` is the module, and type(self).forward the code that
-# was there before.
-
-
-class _ChunkGatedDeltaRule(torch.nn.Module):
-    can_torch_compile = True
-    has_backward = False
-
-    def forward(
-        self,
-        query,
-        key,
-        value,
-        g,
-        beta,
-        chunk_size=64,
-        initial_state=None,
-        output_final_state=False,
-        use_qk_l2norm_in_kernel=False,
-        **kwargs,
-    ):
-        if not _is_ours(query, key, value, g, beta, initial_state):
-            return type(self).forward(
-                self,
-                query,
-                key,
-                value,
-                g,
-                beta,
-                chunk_size=chunk_size,
-                initial_state=initial_state,
-                output_final_state=output_final_state,
-                use_qk_l2norm_in_kernel=use_qk_l2norm_in_kernel,
-                **kwargs,
-            )
-        return gdn.chunk_gated_delta_rule(
-            query,
-            key,
-            value,
-            g,
-            beta,
-            initial_state=initial_state,
-            output_final_state=output_final_state,
-            use_qk_l2norm_in_kernel=use_qk_l2norm_in_kernel,
-            cu_seqlens=kwargs.get("cu_seqlens"),
-            chunk_size=chunk_size,
-        )
-
-
-class _FusedRecurrentGatedDeltaRule(torch.nn.Module):
-    can_torch_compile = True
-    has_backward = False
-
-    def forward(
-        self,
-        query,
-        key,
-        value,
-        g,
-        beta,
-        initial_state=None,
-        output_final_state=False,
-        use_qk_l2norm_in_kernel=False,
-        **kwargs,
-    ):
-        if not _is_ours(query, key, value, g, beta, initial_state):
-            return type(self).forward(
-                self,
-                query,
-                key,
-                value,
-                g,
-                beta,
-                initial_state=initial_state,
-                output_final_state=output_final_state,
-                use_qk_l2norm_in_kernel=use_qk_l2norm_in_kernel,
-                **kwargs,
-            )
-        return gdn.fused_recurrent_gated_delta_rule(
-            query,
-            key,
-            value,
-            g=g,
-            beta=beta,
-            initial_state=initial_state,
-            output_final_state=output_final_state,
-            use_qk_l2norm_in_kernel=use_qk_l2norm_in_kernel,
-            cu_seqlens=kwargs.get("cu_seqlens"),
-        )
-
-
-class _CausalConv1dFn(torch.nn.Module):
-    can_torch_compile = True
-    has_backward = False
-
-    def forward(self, hidden_states, weight, bias=None, activation=None, **kwargs):
-        if not _is_ours(hidden_states, weight, bias):
-            return type(self).forward(
-                self, hidden_states, weight, bias, activation=activation, **kwargs
-            )
-        # Of packed sequences transformers' own code wants seq_idx here and cu_seq_lens_q for the
-        # delta rule, which says it too.
-        cu_seqlens = kwargs.get("cu_seq_lens_q")
-        if cu_seqlens is None:
-            return gdn.causal_conv1d_fn(
-                hidden_states, weight, bias, seq_idx=kwargs.get("seq_idx"), activation=activation
-            )
-        return _packed_conv(hidden_states, weight, bias, activation, cu_seqlens)
-
-
-def _packed_conv(x, weight, bias, activation, cu_seqlens):
-    # A cache puts its inputs before those of the pack, and has them of one sequence only. To see
-    # that, the host waits for cu_seqlens here.
-    if not torch.compiler.is_compiling() and int(cu_seqlens[-1]) != x.shape[2]:
-        raise ValueError(
-            f"gdn.integrations.transformers: packed sequences have {int(cu_seqlens[-1])} tokens, "
-            f"expected {x.shape[2]}: a cache holds no packs; call the model with use_cache=False"
-        )
-    y, _ = gdn.ops.causal_conv1d(
-        tokens_first(x),
-        weight,
-        bias,
-        silu=is_silu("causal_conv1d_fn", activation),
-        cu_seqlens=cu_seqlens,
-    )
-    return y.transpose(1, 2)
-
-
-class _CausalConv1dUpdate(torch.nn.Module):
-    can_torch_compile = True
-    has_backward = False
-
-    def forward(self, hidden_states, conv_state, weight, bias=None, activation=None):
-        if not _is_ours(hidden_states, conv_state, weight, bias):
-            return type(self).forward(self, hidden_states, conv_state, weight, bias, activation)
-        return gdn.causal_conv1d_update(hidden_states, conv_state, weight, bias, activation)
-
-
-class _RMSNormGated(torch.nn.Module):
-    can_torch_compile = True
-    has_backward = False
-
-    def forward(self, hidden_states, gate):
-        if not _is_ours(hidden_states, gate, self.weight):
-            return type(self).forward(self, hidden_states, gate)
-        return gdn.rms_norm_gated(hidden_states, gate, self.weight, eps=self.variance_epsilon)
-
-
 class _Substitute:
     """What a mapping of kernels holds: an object whose load() gives the class."""
 
@@ -283,13 +98,13 @@ class _Substitute:
 
 
 _SUBSTITUTES = {
-    "chunk_gated_delta_rule": _Substitute(_ChunkGatedDeltaRule),
-    "fused_recurrent_gated_delta_rule": _Substitute(_FusedRecurrentGatedDeltaRule),
-    "causal_conv1d_fn": _Substitute(_CausalConv1dFn),
-    "causal_conv1d_update": _Substitute(_CausalConv1dUpdate),
-    "RMSNormGated": _Substitute(_RMSNormGated),
+    "chunk_gated_delta_rule": _Substitute(_functions.ChunkGatedDeltaRule),
+    "fused_recurrent_gated_delta_rule": _Substitute(_functions.FusedRecurrentGatedDeltaRule),
+    "causal_conv1d_fn": _Substitute(_functions.CausalConv1dFn),
+    "causal_conv1d_update": _Substitute(_functions.CausalConv1dUpdate),
+    "RMSNormGated": _Substitute(_functions.RMSNormGated),
 }
-_FUNCTIONS = _SUBSTITUTES.keys() - {"RMSNormGated"}
+_MARKED = _SUBSTITUTES.keys() - {"RMSNormGated"}
 
 
 def _substitute(kernels, layer, substitutes):
@@ -300,7 +115,10 @@ def _substitute(kernels, layer, substitutes):
     parts = torch.nn.Module()
     parts._kernel_funcs = layer._kernel_funcs
     norm = layer.norm
-    if getattr(norm.forward, "__func__", None) in (type(norm).forward, _RMSNormGated.forward):
+    if getattr(norm.forward, "__func__", None) in (
+        type(norm).forward,
+        _functions.RMSNormGated.forward,
+    ):
         parts.norm = norm
     # The key of the device is no more than a name here: the functions go where their tensors are,
     # at each call.
@@ -328,8 +146,8 @@ def _layers_of(model, function):
     ]
     if not layers:
         raise ValueError(
-            f"gdn.integrations.transformers.{function}: {type(model).__name__} has no Gated DeltaNet "
-            "layer, expected a Qwen3.5 or Qwen3-Next model"
+            f"gdn.integrations.transformers.{function}: {type(model).__name__} has no Gated "
+            "DeltaNet layer, expected a Qwen3.5 or Qwen3-Next model"
         )
     return layers
 
@@ -340,7 +158,7 @@ def _kernels_package(layers):
     except ImportError as error:
         raise _do_not_fit("kernels is not installed") from error
     for layer in layers:
-        if not _FUNCTIONS <= getattr(layer, "_kernel_funcs", {}).keys():
+        if not _MARKED <= getattr(layer, "_kernel_funcs", {}).keys():
             raise _do_not_fit(f"{type(layer).__name__} does not let kernels replace its functions")
         if getattr(type(layer.norm), "kernel_layer_name", None) != "RMSNormGated":
             raise _do_not_fit(f"{type(layer.norm).__name__} does not let kernels replace it")
