@@ -98,8 +98,8 @@ Status plan_cpu(const Shape& shape, const PlanRequest& request, Plan* plan) {
     case Op::kChunk: {
       plan->parts = parts_for(shape, request.workers);
       plan->tasks = shape.sequences * shape.heads * plan->parts;
-      plan->chunk = cpu::kChunk;
       const bool bf16 = takes_bf16(shape, *kernels);
+      plan->chunk = bf16 ? kernels->chunk_of_bf16 : cpu::kChunk;
       plan->compute = bf16 ? Compute::kBF16 : Compute::kF32;
       plan->workspace_bytes_per_worker =
           (bf16 ? kernels->chunk_bf16_scratch : kernels->chunk_scratch)(shape,

@@ -95,6 +95,7 @@ struct Kernels {
   size_t (*chunk_bf16_scratch)(const Shape& shape, const Split& split);
   void (*chunk_bf16)(const DeltaRuleProblem& problem, const Split& split, int64_t task,
                      std::byte* scratch);
+  int chunk_of_bf16 = kChunk;  // tokens of its chunk
 
   size_t (*recurrent_scratch)(const Shape& shape, const Split& split);
   void (*recurrent)(const DeltaRuleProblem& problem, const Split& split, int64_t task,
