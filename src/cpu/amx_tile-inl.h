@@ -107,29 +107,17 @@ HWY_INLINE void store_block(Tiles& tiles, float* to, int64_t stride) {
   tiles.store<2>(to + kTileRows * stride, stride);
   tiles.store<3>(to + kTileRows * stride + kTileWords, stride);
 }
-HWY_INLINE void load_a(Tiles& tiles, const uint32_t* a, int64_t stride) {
-  tiles.load<4>(a, stride);
-  tiles.load<5>(a + kTileRows * stride, stride);
-}
-HWY_INLINE void load_b(Tiles& tiles, const uint32_t* b, int64_t stride) {
-  tiles.load<6>(b, stride);
-  tiles.load<7>(b + kTileWords, stride);
-}
-HWY_INLINE void dot_block(Tiles& tiles) {
+// Sums += A B of one step: A [32][16 pairs], B [16 pairs][32].
+HWY_INLINE void add_to_block(Tiles& tiles, const uint32_t* a, int64_t a_stride, const uint32_t* b,
+                             int64_t b_stride) {
+  tiles.load<4>(a, a_stride);
+  tiles.load<6>(b, b_stride);
+  tiles.load<7>(b + kTileWords, b_stride);
+  tiles.load<5>(a + kTileRows * a_stride, a_stride);
   tiles.dot<0, 4, 6>();
   tiles.dot<1, 4, 7>();
   tiles.dot<2, 5, 6>();
   tiles.dot<3, 5, 7>();
-}
-
-// Sums += A B over `steps` times 16 pairs: A [32][16 steps], B [16 steps][32].
-HWY_INLINE void add_block(Tiles& tiles, const uint32_t* a, int64_t a_stride, const uint32_t* b,
-                          int64_t b_stride, int64_t steps) {
-  for (int64_t s = 0; s < steps; ++s) {
-    load_a(tiles, a + s * kTileWords, a_stride);
-    load_b(tiles, b + s * kTileWords * b_stride, b_stride);
-    dot_block(tiles);
-  }
 }
 
 // A float matrix as the sum of two of bfloat16, which keep 16 of its 24 bits.
@@ -138,31 +126,58 @@ struct SplitMatrix {
   uint32_t* low;
 };
 
-// The same of an exact A and a split B.
-HWY_INLINE void add_block(Tiles& tiles, const uint32_t* a, int64_t a_stride, const SplitMatrix& b,
-                          int64_t b_stride, int64_t steps) {
-  for (int64_t s = 0; s < steps; ++s) {
-    load_a(tiles, a + s * kTileWords, a_stride);
-    load_b(tiles, b.high + s * kTileWords * b_stride, b_stride);
-    dot_block(tiles);
-    load_b(tiles, b.low + s * kTileWords * b_stride, b_stride);
-    dot_block(tiles);
+// A block [32][32] of A B, or of the sum of some products, step by step, so that other work can go
+// in between. A is [32][16 steps], B [16 steps][32].
+template <int kTerms>
+struct BlockProduct {
+  const uint32_t* a[kTerms];
+  int64_t a_stride;
+  const uint32_t* b[kTerms];
+  int64_t b_stride;
+  int64_t steps_of_a_term;
+
+  int64_t steps() const { return steps_of_a_term * kTerms; }
+  HWY_INLINE void step(Tiles& tiles, int64_t s) const {
+    const int64_t at = s / kTerms * kTileWords, term = s % kTerms;
+    add_to_block(tiles, a[term] + at, a_stride, b[term] + at * b_stride, b_stride);
   }
+};
+
+HWY_INLINE BlockProduct<1> product_of(const uint32_t* a, int64_t a_stride, const uint32_t* b,
+                                      int64_t b_stride, int64_t steps) {
+  return {{a}, a_stride, {b}, b_stride, steps};
+}
+HWY_INLINE BlockProduct<2> product_of(const uint32_t* a, int64_t a_stride, const SplitMatrix& b,
+                                      int64_t b_stride, int64_t steps) {
+  return {{a, a}, a_stride, {b.low, b.high}, b_stride, steps};
+}
+// A from row `first` on. Low times low is less than what the split drops.
+HWY_INLINE BlockProduct<3> product_of(const SplitMatrix& a, int64_t first, int64_t a_stride,
+                                      const SplitMatrix& b, int64_t b_stride, int64_t steps) {
+  const uint32_t *high = a.high + first * a_stride, *low = a.low + first * a_stride;
+  return {{low, high, high}, a_stride, {b.high, b.low, b.high}, b_stride, steps};
 }
 
-// Of two split matrices; low times low is less than what the split drops. `first` is A's first row.
-HWY_INLINE void add_block(Tiles& tiles, const SplitMatrix& a, int64_t first, int64_t a_stride,
-                          const SplitMatrix& b, int64_t b_stride, int64_t steps) {
-  for (int64_t s = 0; s < steps; ++s) {
-    const int64_t from_a = first * a_stride + s * kTileWords, from_b = s * kTileWords * b_stride;
-    load_a(tiles, a.high + from_a, a_stride);
-    load_b(tiles, b.low + from_b, b_stride);
-    dot_block(tiles);
-    load_b(tiles, b.high + from_b, b_stride);
-    dot_block(tiles);
-    load_a(tiles, a.low + from_a, a_stride);
-    dot_block(tiles);
+// Computes the block to `to` [32][stride], and does work(0) to work(15), which has nothing to do
+// with it, between its steps: the matrix unit and the vector units run side by side only as far
+// as the processor looks ahead.
+template <class Product, class Work>
+HWY_INLINE void multiply_beside(Tiles& tiles, const Product& product, float* to, int64_t stride,
+                                const Work& work) {
+  constexpr int kParts = 4;
+  zero_block(tiles);
+  int64_t done = 0;
+  for (int part = 0; part < kParts; ++part) {
+    for (; done * kParts < product.steps() * (part + 1); ++done) product.step(tiles, done);
+    for (int i = 0; i < 16 / kParts; ++i) work(part * (16 / kParts) + i);
   }
+  store_block(tiles, to, stride);
+}
+template <class Product>
+HWY_INLINE void multiply(Tiles& tiles, const Product& product, float* to, int64_t stride) {
+  zero_block(tiles);
+  for (int64_t s = 0; s < product.steps(); ++s) product.step(tiles, s);
+  store_block(tiles, to, stride);
 }
 
 }  // namespace gdn::cpu::GDN_ISA

@@ -18,17 +18,16 @@ GDN_BEFORE_KERNELS()
 namespace gdn::cpu::GDN_ISA {
 
 struct ChunkAmxScratch {
-  float* state;          // the task's panels, [K][kPanel] each
-  uint32_t* copy;        // in bfloat16: [K / 2][kPanel] pairs along K each
+  float* state;    // the task's panels, [K][kPanel] each
+  uint32_t* copy;  // in bfloat16: [K / 2][kPanel] pairs along K each
   AmxOperands operands;
-  float* products;       // [2 kAmxChunk][kPanel]: S K, then S Q
   SplitMatrix residual;  // [kTokenWords][kPanel] token pairs, as are the next two
   SplitMatrix v_new_pairs;
-  SplitMatrix decayed;   // exp(G_last - G_i) v_new_i
-  float* v_new;          // [kAmxChunk][kPanel]
-  float* inside;         // [kAmxChunk][kPanel]: P V_new
-  float* change;         // [2][kBlock][kPanel]: what is added to rows of the state
-  float* slot_rows;      // [kPanel][K], for load_panel and store_panel
+  SplitMatrix decayed;  // exp(G_last - G_i) v_new_i
+  float* v_new;         // [kAmxChunk][kPanel]; once split, two blocks of the state's change
+  float* products;      // [kAmxChunk][kPanel]: S K, then P V_new
+  float* queries;       // [kAmxChunk][kPanel]: S Q
+  float* slot_rows;     // [kPanel][K], for load_panel and store_panel
   size_t bytes;
 
   ChunkAmxScratch(const Shape& shape, const Split& split, std::byte* base) {
@@ -55,13 +54,12 @@ struct ChunkAmxScratch {
     operands.t = split_matrix(kAmxChunk * kTokenWords);
     operands.p = split_matrix(kAmxChunk * kTokenWords);
     operands.vectors = reinterpret_cast<AmxVectors*>(floats(sizeof(AmxVectors) / sizeof(float)));
-    products = floats(2 * kAmxChunk * kPanel);
     residual = split_matrix(kTokenWords * kPanel);
     v_new_pairs = split_matrix(kTokenWords * kPanel);
     decayed = split_matrix(kTokenWords * kPanel);
     v_new = floats(kAmxChunk * kPanel);
-    inside = floats(kAmxChunk * kPanel);
-    change = floats(2 * kBlock * kPanel);
+    products = floats(kAmxChunk * kPanel);
+    queries = floats(kAmxChunk * kPanel);
     slot_rows = floats(kPanel * K);
     bytes = used;
   }
@@ -86,125 +84,139 @@ struct PanelStepAmx : PanelRows<bf16> {
   uint32_t* copy;  // the panel's, in bfloat16
   int64_t K;       // padded
 
-  // S K or S Q for a block of rows.
-  HWY_INLINE void multiply_state(int64_t first_row) const {
+  // The four products, a block of rows each (of the state's change: of its rows).
+  HWY_INLINE auto state_times_rows(int64_t first_row) const {
     const int64_t words = K / 2;
-    zero_block(tiles);
-    add_block(tiles, scratch.operands.rows + first_row * words, words, copy, kPanel,
-              words / kTileWords);
-    store_block(tiles, scratch.products + first_row * kPanel, kPanel);
+    return product_of(scratch.operands.rows + first_row * words, words, copy, kPanel,
+                      words / kTileWords);
+  }
+  // T and P are zero right of the block on the diagonal.
+  HWY_INLINE auto inverse_times_residual(int64_t first_row) const {
+    return product_of(scratch.operands.t, first_row, kTokenWords, scratch.residual, kPanel,
+                      first_row / kBlock + 1);
+  }
+  HWY_INLINE auto attention_times_v_new(int64_t first_row) const {
+    return product_of(scratch.operands.p, first_row, kTokenWords, scratch.v_new_pairs, kPanel,
+                      first_row / kBlock + 1);
+  }
+  HWY_INLINE auto keys_times_v_new(int64_t k) const {
+    return product_of(scratch.operands.token_pairs + k * kTokenWords, kTokenWords, scratch.decayed,
+                      kPanel, rows_of_blocks(count) / kBlock);
   }
 
-  // R = beta (V - exp(G) S K) for a block of rows, split. Zero for padding.
-  HWY_INLINE void residuals(int64_t first_row) const {
+  // And what the vectors do with two rows of a block, i and i + 1.
+
+  // R = beta (V - exp(G) S K), split; zero for padding.
+  HWY_INLINE void residual(int64_t i) const {
     const F32 d;
     const AmxVectors& x = *scratch.operands.vectors;
-    for (int64_t i = first_row; i < first_row + kBlock; i += 2) {
 #pragma GCC unroll 16
-      for (int j = 0; j < kVecs; ++j) {
-        Vec residual[2];
+    for (int j = 0; j < kVecs; ++j) {
+      Vec rows[2];
 #pragma GCC unroll 2
-        for (int odd = 0; odd < 2; ++odd) {
-          const int64_t row = i + odd;
-          const Vec v = HWY_LIKELY(row < count) ? load_columns(v_row(row), j) : hn::Zero(d);
-          const Vec product = load(scratch.products + row * kPanel + j * kLanes);
-          residual[odd] = hn::Mul(hn::Set(d, x.beta[row]),
-                                  hn::NegMulAdd(hn::Set(d, x.read[row]), product, v));
-        }
-        const int64_t at = i / 2 * kPanel + j * kLanes;
-        split_pairs(residual[0], residual[1], scratch.residual.high + at,
-                    scratch.residual.low + at);
+      for (int odd = 0; odd < 2; ++odd) {
+        const int64_t row = i + odd;
+        const Vec v = HWY_LIKELY(row < count) ? load_columns(v_row(row), j) : hn::Zero(d);
+        const Vec product = load(scratch.products + row * kPanel + j * kLanes);
+        rows[odd] =
+            hn::Mul(hn::Set(d, x.beta[row]), hn::NegMulAdd(hn::Set(d, x.read[row]), product, v));
       }
+      const int64_t at = i / 2 * kPanel + j * kLanes;
+      split_pairs(rows[0], rows[1], scratch.residual.high + at, scratch.residual.low + at);
     }
   }
-
-  // V_new = T R for a block of rows; T is zero right of the block.
-  HWY_INLINE void multiply_inverse(int64_t first_row) const {
-    zero_block(tiles);
-    add_block(tiles, scratch.operands.t, first_row, kTokenWords, scratch.residual, kPanel,
-              first_row / kBlock + 1);
-    store_block(tiles, scratch.v_new + first_row * kPanel, kPanel);
-  }
-  HWY_INLINE void split_v_new(int64_t first_row) const {
+  // V_new and its decayed copy, split.
+  HWY_INLINE void split_v_new(int64_t i) const {
     const F32 d;
     const AmxVectors& x = *scratch.operands.vectors;
-    for (int64_t i = first_row; i < first_row + kBlock; i += 2) {
-      const Vec even_decay = hn::Set(d, x.to_end[i]), odd_decay = hn::Set(d, x.to_end[i + 1]);
+    const Vec even_decay = hn::Set(d, x.to_end[i]), odd_decay = hn::Set(d, x.to_end[i + 1]);
+#pragma GCC unroll 16
+    for (int j = 0; j < kVecs; ++j) {
+      const float* v_new = scratch.v_new + i * kPanel + j * kLanes;
+      const Vec even = load(v_new), odd = load(v_new + kPanel);
+      const int64_t at = i / 2 * kPanel + j * kLanes;
+      split_pairs(even, odd, scratch.v_new_pairs.high + at, scratch.v_new_pairs.low + at);
+      split_pairs(hn::Mul(even_decay, even), hn::Mul(odd_decay, odd), scratch.decayed.high + at,
+                  scratch.decayed.low + at);
+    }
+  }
+  // O = scale exp(G) S Q + P V_new.
+  HWY_INLINE void output_rows(int64_t i) const {
+    for (int64_t row = i; row < std::min(i + 2, count); ++row) {
+      const Vec factor = hn::Set(F32(), scratch.operands.vectors->output[row]);
 #pragma GCC unroll 16
       for (int j = 0; j < kVecs; ++j) {
-        const float* v_new = scratch.v_new + i * kPanel + j * kLanes;
-        const Vec even = load(v_new), odd = load(v_new + kPanel);
-        const int64_t at = i / 2 * kPanel + j * kLanes;
-        split_pairs(even, odd, scratch.v_new_pairs.high + at, scratch.v_new_pairs.low + at);
-        split_pairs(hn::Mul(even_decay, even), hn::Mul(odd_decay, odd), scratch.decayed.high + at,
-                    scratch.decayed.low + at);
+        const int64_t at = row * kPanel + j * kLanes;
+        const Vec inside = load(scratch.products + at);
+        store_columns(hn::MulAdd(factor, load(scratch.queries + at), inside), out_row(row), j);
       }
     }
   }
-
-  HWY_INLINE void solve() const {
-    const int64_t rows = rows_of_blocks(count);
-    for (int64_t i = 0; i < count; ++i) prefetch_row(v_row(i), panel.width);
-    // The matrix unit is a block ahead of the vectors.
-    for (int64_t r = 0; r < rows; r += kBlock) multiply_state(r);
-    for (int64_t r = 0; r < rows; r += kBlock) {
-      residuals(r);
-      multiply_state(kAmxChunk + r);
-    }
-    for (int64_t r = 0; r < rows; r += kBlock) multiply_inverse(r);
-    for (int64_t r = 0; r < rows; r += kBlock) split_v_new(r);
-  }
-
-  HWY_INLINE void output() const {
-    const F32 d;
-    const AmxVectors& x = *scratch.operands.vectors;
-    const int64_t rows = rows_of_blocks(count);
-    for (int64_t r = 0; r < rows; r += kBlock) {
-      zero_block(tiles);
-      add_block(tiles, scratch.operands.p, r, kTokenWords, scratch.v_new_pairs, kPanel,
-                r / kBlock + 1);
-      store_block(tiles, scratch.inside + r * kPanel, kPanel);
-    }
-    for (int64_t i = 0; i < count; ++i) {
-      const Vec factor = hn::Set(d, x.output[i]);
-#pragma GCC unroll 16
-      for (int j = 0; j < kVecs; ++j) {
-        const int64_t at = i * kPanel + j * kLanes;
-        const Vec product = load(scratch.products + kAmxChunk * kPanel + at);
-        store_columns(hn::MulAdd(factor, product, load(scratch.inside + at)), out_row(i), j);
-      }
-    }
-  }
-
-  // S <- exp(G_last) S + change for kBlock rows from k on, and the copy.
-  HWY_INLINE void add_change(int64_t k, const float* change) const {
+  // S <- exp(G_last) S + change, and the copy.
+  HWY_INLINE void add_change(int64_t i, const float* change) const {
     const Vec whole = hn::Set(F32(), scratch.operands.vectors->whole);
-    for (int64_t row = 0; row < kBlock; row += 2) {
-      float* s = panel.state + (k + row) * kPanel;
-      const float* by = change + row * kPanel;
+    float* s = panel.state + i * kPanel;
 #pragma GCC unroll 16
-      for (int j = 0; j < kVecs; ++j) {
-        const int64_t even = j * kLanes, odd = kPanel + j * kLanes;
-        const Vec a = hn::MulAdd(whole, load(s + even), load(by + even));
-        const Vec b = hn::MulAdd(whole, load(s + odd), load(by + odd));
-        store(a, s + even);
-        store(b, s + odd);
-        _mm512_storeu_si512(copy + (k + row) / 2 * kPanel + j * kLanes, make_pairs(a, b));
-      }
+    for (int j = 0; j < kVecs; ++j) {
+      const int64_t even = j * kLanes, odd = kPanel + j * kLanes;
+      const Vec a = hn::MulAdd(whole, load(s + even), load(change + even));
+      const Vec b = hn::MulAdd(whole, load(s + odd), load(change + odd));
+      store(a, s + even);
+      store(b, s + odd);
+      _mm512_storeu_si512(copy + i / 2 * kPanel + j * kLanes, make_pairs(a, b));
     }
   }
 
-  HWY_INLINE void update_state() const {
-    const int64_t steps = rows_of_blocks(count) / kBlock;
-    const auto buffer = [&](int64_t k) { return scratch.change + k / kBlock % 2 * kBlock * kPanel; };
-    for (int64_t k = 0; k < K; k += kBlock) {
-      zero_block(tiles);
-      add_block(tiles, scratch.operands.token_pairs + k * kTokenWords, kTokenWords,
-                scratch.decayed, kPanel, steps);
-      store_block(tiles, buffer(k), kPanel);
-      if (k > 0) add_change(k - kBlock, buffer(k - kBlock));
+  // The chunk on this panel: each product beside the vectors' work on an earlier one.
+  HWY_INLINE void run(int64_t n) const {
+    const int64_t rows = rows_of_blocks(count), last = rows - kBlock;
+    const auto nothing = [](int64_t) {};
+    const auto residuals = [&](int64_t r) { return [=, this](int64_t i) { residual(r + 2 * i); }; };
+    const auto splits = [&](int64_t r) { return [=, this](int64_t i) { split_v_new(r + 2 * i); }; };
+    const auto outputs = [&](int64_t r) {
+      return [=, this](int64_t i) { output_rows(r + 2 * i); };
+    };
+    const auto beside = [&](const auto& product, float* to, const auto& work) {
+      multiply_beside(tiles, product, to, kPanel, work);
+    };
+    const auto alone = [&](const auto& work) {
+      for (int64_t i = 0; i < kBlock / 2; ++i) work(i);
+    };
+    const auto at = [](float* block, int64_t first_row) { return block + first_row * kPanel; };
+
+    beside(state_times_rows(0), scratch.products, nothing);
+    if (last > 0) {
+      beside(state_times_rows(last), at(scratch.products, last), residuals(0));
+      beside(inverse_times_residual(0), scratch.v_new, residuals(last));
+      beside(inverse_times_residual(last), at(scratch.v_new, last), splits(0));
+    } else {
+      alone(residuals(0));
+      beside(inverse_times_residual(0), scratch.v_new, nothing);
     }
-    add_change(K - kBlock, buffer(K - kBlock));
+    beside(state_times_rows(kAmxChunk), scratch.queries, splits(last));
+    if (last > 0) {
+      beside(state_times_rows(kAmxChunk + last), at(scratch.queries, last), nothing);
+    }
+    beside(attention_times_v_new(0), scratch.products, nothing);
+    if (last > 0) {
+      beside(attention_times_v_new(last), at(scratch.products, last), outputs(0));
+    }
+
+    // As in chunk_walk-inl.h: where the state after every token is asked for, token by token.
+    if (HWY_UNLIKELY(problem.stores_every_state())) {
+      alone(outputs(last));
+      update_and_store_every_state(n);
+      return;
+    }
+    const auto change = [&](int64_t k) { return scratch.v_new + k / kBlock % 2 * kBlock * kPanel; };
+    const auto add = [&](int64_t k) {
+      return [=, this, by = change(k)](int64_t i) { add_change(k + 2 * i, by + 2 * i * kPanel); };
+    };
+    beside(keys_times_v_new(0), change(0), outputs(last));
+    for (int64_t k = kBlock; k < K; k += kBlock) {
+      beside(keys_times_v_new(k), change(k), add(k - kBlock));
+    }
+    alone(add(K - kBlock));
   }
 
   void update_and_store_every_state(int64_t n) const {
@@ -219,8 +231,8 @@ struct PanelStepAmx : PanelRows<bf16> {
   }
 };
 
-// What the chunk from token t0 on will read of k, q and v, to the second-level cache: the part-th of
-// `parts` parts, so that the requests do not come all at once.
+// What the chunk from token t0 on will read of k, q and v, to the second-level cache: the part-th
+// of `parts` parts, so that the requests do not come all at once.
 HWY_INLINE void prefetch_part_of_chunk(const DeltaRuleProblem& problem, const Sequence& sequence,
                                        int64_t t0, const Split& split, const Split::Task& task,
                                        int64_t part, int64_t parts) {
@@ -293,19 +305,9 @@ inline void chunk_amx(const DeltaRuleProblem& problem, const Split& split, int64
         prefetch_part_of_chunk(problem, sequence, t0 + kAmxChunk, split, task, number, panels);
       }
       ++number;
-      const PanelStepAmx step{{problem, sequence, panel, t0, count, past_caches},
-                              tiles,
-                              scratch,
-                              copy_of(panel),
-                              K};
-      step.solve();
-      step.output();
-      // As in chunk_walk-inl.h: where the state after every token is asked for, token by token.
-      if (HWY_UNLIKELY(problem.stores_every_state())) {
-        step.update_and_store_every_state(task.n);
-      } else {
-        step.update_state();
-      }
+      const PanelStepAmx step{
+          {problem, sequence, panel, t0, count, past_caches}, tiles, scratch, copy_of(panel), K};
+      step.run(task.n);
     });
     const int64_t end = t0 + count;
     if (problem.checkpoint_every > 0 && end % problem.checkpoint_every == 0) {

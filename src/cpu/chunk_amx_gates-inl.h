@@ -15,15 +15,15 @@ constexpr int64_t amx_padded_k(int64_t K) { return (K + kBlock - 1) / kBlock * k
 struct alignas(64) AmxVectors {
   float norms[2 * kAmxChunk];  // row scales of k, then of q: 1 without l2norm
   float beta[kAmxChunk];
-  float step[kAmxChunk];        // exp(g_i)
-  float read[kAmxChunk];        // exp(G_i) times the row scale of k_i
-  float output[kAmxChunk];      // scale exp(G_i) times the row scale of q_i
-  float to_end[kAmxChunk];      // exp(G_last - G_i) times the row scale of k_i
-  float whole;                  // exp(G_last)
-  float high[kAmxChunk];        // G as two floats
+  float step[kAmxChunk];    // exp(g_i)
+  float read[kAmxChunk];    // exp(G_i) times the row scale of k_i
+  float output[kAmxChunk];  // scale exp(G_i) times the row scale of q_i
+  float to_end[kAmxChunk];  // exp(G_last - G_i) times the row scale of k_i
+  float whole;              // exp(G_last)
+  float high[kAmxChunk];    // G as two floats
   float low[kAmxChunk];
-  float rows[4][kAmxChunk];     // exp(G_i - G_e), e the last token of each block of 16
-  float columns[kAmxChunk];     // exp(G_e - G_j), e the last token of j's block
+  float rows[4][kAmxChunk];  // exp(G_i - G_e), e the last token of each block of 16
+  float columns[kAmxChunk];  // exp(G_e - G_j), e the last token of j's block
 };
 
 // What a q/k head's chunk is packed to, and what a value head makes of it.
@@ -75,18 +75,42 @@ HWY_INLINE void split_pairs(Vec even, Vec odd, uint32_t* high, uint32_t* low) {
 HWY_INLINE void pack_rows_for_tiles(const DeltaRuleProblem& problem, const TokenTensor& tensor,
                                     const Sequence& sequence, int64_t t0, int64_t count,
                                     int64_t head, uint32_t* rows, float* norms) {
+  const F32 d;
   const int64_t K = problem.shape.K, words = amx_padded_k(K) / 2;
-  for (int64_t i = 0; i < kAmxChunk; ++i) {
-    uint32_t* row = rows + i * words;
-    norms[i] = 1.0f;
-    if (i >= count) {
-      std::fill_n(row, words, 0u);
+  for (int64_t r = 0; r < kAmxChunk; r += kLanes) {
+    Vec squares[kLanes];  // of each row, in as many parts as a vector has lanes
+    for (int64_t i = 0; i < kLanes; ++i) {
+      uint32_t* row = rows + (r + i) * words;
+      squares[i] = hn::Zero(d);
+      if (r + i >= count) {
+        std::fill_n(row, words, 0u);
+        continue;
+      }
+      const std::byte* from = tensor.at(sequence, t0 + r + i, head);
+      for (int64_t k = 0; k < K; k += 2 * kLanes, from += 64) {
+        const int64_t left = K - k;
+        __m512i pairs;
+        if (HWY_LIKELY(left >= 2 * kLanes)) {
+          pairs = _mm512_loadu_si512(from);
+        } else {
+          pairs = _mm512_maskz_loadu_epi16((__mmask32{1} << left) - 1, from);
+        }
+        _mm512_storeu_si512(row + k / 2, pairs);
+        squares[i] = dot_pairs(squares[i], pairs, pairs);
+      }
+    }
+    if (!problem.use_qk_l2norm) {
+      store(hn::Set(d, 1.0f), norms + r);
       continue;
     }
-    std::fill_n(row + K / 2, words - K / 2, 0u);
-    const auto* from = reinterpret_cast<const bf16*>(tensor.at(sequence, t0 + i, head));
-    std::memcpy(row, from, static_cast<size_t>(K) * sizeof(uint16_t));
-    if (problem.use_qk_l2norm) norms[i] = inverse_norm(from, K, problem.l2norm_eps);
+    transpose_square(squares);
+    Vec sum = hn::Set(d, problem.l2norm_eps);
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) sum = hn::Add(sum, squares[i]);
+    const Vec norm = hn::Div(hn::Set(d, 1.0f), hn::Sqrt(sum));
+    const auto tokens =
+        hn::FirstN(d, static_cast<size_t>(std::clamp<int64_t>(count - r, 0, kLanes)));
+    store(hn::IfThenElse(tokens, norm, hn::Set(d, 1.0f)), norms + r);
   }
 }
 
@@ -120,10 +144,10 @@ HWY_INLINE void gram_of_tiles(Tiles& tiles, const AmxOperands& operands, int64_t
     for (int64_t r = 0; r < rows_of_blocks(count); r += kBlock) {
       float* gram = operands.gram + (first + r) * kAmxChunk;
       for (int64_t c = 0; c <= r; c += kBlock) {
-        zero_block(tiles);
-        add_block(tiles, operands.rows + (first + r) * words, words, operands.columns + c,
-                  kAmxChunk, words / kTileWords);
-        store_block(tiles, gram + c, kAmxChunk);
+        multiply(tiles,
+                 product_of(operands.rows + (first + r) * words, words, operands.columns + c,
+                            kAmxChunk, words / kTileWords),
+                 gram + c, kAmxChunk);
       }
       for (int64_t i = 0; i < kBlock; ++i) {
         const Vec norm = hn::Set(F32(), norms[first + r + i]);
@@ -184,45 +208,48 @@ inline void compute_amx_gates(const DeltaRuleProblem& problem, const Sequence& s
     if (end == kLast) x.whole = hn::GetLane(finite_exp(one(x.high, kLast)));
   }
 
+  // Finite: a decay is multiplied with what may be zero. (Of Min's arguments the second passes
+  // NaN.)
   const Vec most = hn::Set(d, std::numeric_limits<float>::max());
   for (int64_t i = 0; i < rows_of_blocks(count); ++i) {
     const Vec minus_beta = hn::Set(d, -x.beta[i]), scale = hn::Set(d, problem.scale);
     const Vec high = one(x.high, i), low = one(x.low, i);
     const float* gram = operands.gram + i * kAmxChunk;
-    for (int64_t c = 0; c < rows_of_blocks(i + 1); c += kBlock) {
-      Vec p[2];
-#pragma GCC unroll 2
-      for (int half = 0; half < 2; ++half) {
-        const int64_t j = c + half * kLanes;
-        Vec decay;
-        if (j + kLanes <= i && HWY_LIKELY(!rises)) {
-          // Finite: what it is multiplied with may be zero. (Of Min the second passes a NaN.)
-          decay = hn::Mul(one(x.rows[j / kLanes], i), load(x.columns + j));
-        } else {
-          // Masked before the exponential: above the diagonal the difference may be large.
-          const auto on_or_below = hn::FirstN(d, static_cast<size_t>(std::clamp<int64_t>(
-                                                     i - j + 1, 0, kLanes)));
-          decay = difference(high, low, load(x.high + j), load(x.low + j));
-          decay = finite_exp(hn::IfThenElseZero(on_or_below, decay));
-        }
-        decay = hn::Min(most, decay);
-        const auto on_or_below =
-            hn::FirstN(d, static_cast<size_t>(std::clamp<int64_t>(i - j + 1, 0, kLanes)));
-        const auto below =
-            hn::FirstN(d, static_cast<size_t>(std::clamp<int64_t>(i - j, 0, kLanes)));
-        const Vec kk = load(gram + j), qk = load(gram + kAmxChunk * kAmxChunk + j);
-        store(hn::IfThenElseZero(below, hn::Mul(hn::Mul(decay, minus_beta), kk)),
-              operands.minus_a + i * kAmxChunk + j);
-        p[half] = hn::IfThenElseZero(on_or_below, hn::Mul(hn::Mul(decay, scale), qk));
+    const int64_t diagonal = i / kLanes * kLanes;  // first column of the block on the diagonal
+    // Stores -A's row, without a mask: what stands on the diagonal and above is not read.
+    const auto row_of_p = [&](int64_t j, Vec decay) {
+      const Vec kk = load(gram + j), qk = load(gram + kAmxChunk * kAmxChunk + j);
+      store(hn::Mul(hn::Mul(decay, minus_beta), kk), operands.minus_a + i * kAmxChunk + j);
+      return hn::Mul(hn::Mul(decay, scale), qk);
+    };
+    const auto below = [&](int64_t j) {
+      if (HWY_UNLIKELY(rises)) {
+        return row_of_p(j, finite_exp(difference(high, low, load(x.high + j), load(x.low + j))));
       }
-      const int64_t at = i * kTokenWords + c / 2;
-      split_row(p[0], p[1], operands.p.high + at, operands.p.low + at);
+      const Vec decay = hn::Mul(one(x.rows[j / kLanes], i), load(x.columns + j));
+      return row_of_p(j, hn::Min(most, decay));
+    };
+    const auto on_diagonal = [&](int64_t j) {
+      // Masked before the exponential: above the diagonal the difference may be large.
+      const auto on_or_below = hn::FirstN(d, static_cast<size_t>(i - j + 1));
+      const Vec from_j = difference(high, low, load(x.high + j), load(x.low + j));
+      const Vec decay = finite_exp(hn::IfThenElseZero(on_or_below, from_j));
+      return hn::IfThenElseZero(on_or_below, row_of_p(j, decay));
+    };
+    for (int64_t j = 0; j <= diagonal; j += kBlock) {
+      const Vec first = j < diagonal ? below(j) : on_diagonal(j);
+      const Vec second = j + kLanes < diagonal    ? below(j + kLanes)
+                         : j + kLanes == diagonal ? on_diagonal(j + kLanes)
+                                                  : hn::Zero(d);
+      const int64_t at = i * kTokenWords + j / 2;
+      split_row(first, second, operands.p.high + at, operands.p.low + at);
     }
   }
 }
 
 // T = (I + A)^-1 by forward substitution in float32, eight rows by two vectors at a time, and its
-// two parts. Columns that are zero, right of a block on the diagonal, are neither computed nor read.
+// two parts. Columns that are zero, right of a block on the diagonal, are neither computed nor
+// read.
 inline void invert_for_tiles(const AmxOperands& operands, int64_t count) {
   const F32 d;
   constexpr int64_t n = kAmxChunk;
@@ -240,8 +267,7 @@ inline void invert_for_tiles(const AmxOperands& operands, int64_t count) {
           // The identity's element of this row is in column r + i.
           const auto here = hn::Eq(hn::Iota(d, static_cast<float>(c + j * kLanes)),
                                    hn::Set(d, static_cast<float>(r + i)));
-          tile.at[i][j] =
-              hn::Add(tile.at[i][j], hn::IfThenElseZero(here, hn::Set(d, 1.0f)));
+          tile.at[i][j] = hn::Add(tile.at[i][j], hn::IfThenElseZero(here, hn::Set(d, 1.0f)));
         }
 #pragma GCC unroll 16
         for (int m = i + 1; m < kRows; ++m) {
