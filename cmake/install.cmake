@@ -13,11 +13,13 @@ else()
 endif()
 
 set(config_dir ${CMAKE_INSTALL_LIBDIR}/cmake/gdn)
-install(TARGETS gdn_static gdn_shared EXPORT gdn-targets)
+install(TARGETS gdn_static gdn_shared EXPORT gdn-targets
+        INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(EXPORT gdn-targets NAMESPACE gdn:: DESTINATION ${config_dir} FILE gdnTargets.cmake)
 if(GDN_OPENMP)
   # In a file of its own: a project without OpenMP can still use the rest.
-  install(TARGETS gdn_openmp_static gdn_openmp_shared EXPORT gdn-openmp-targets)
+  install(TARGETS gdn_openmp_static gdn_openmp_shared EXPORT gdn-openmp-targets
+          INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
   install(EXPORT gdn-openmp-targets NAMESPACE gdn:: DESTINATION ${config_dir}
           FILE gdnOpenMPTargets.cmake)
 endif()

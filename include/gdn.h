@@ -85,7 +85,7 @@ GDN_API const char* gdn_version(void);
 typedef struct gdn_executor gdn_executor;
 
 /* A pool of `threads` workers, the calling thread one of them; 0 or less takes the number of
- * processors. */
+ * processors. GDN_OUT_OF_MEMORY where the system starts no more threads. */
 GDN_API gdn_status gdn_executor_create(int threads, gdn_executor** executor, char* message,
                                        size_t message_bytes);
 
@@ -114,7 +114,7 @@ typedef struct gdn_context {
   void* workspace; /* aligned to 64 bytes, for one call at a time; NULL: the call allocates */
   size_t workspace_bytes; /* at least gdn_plan.workspace_bytes */
   const char* kernel;     /* forces a kernel by a name of gdn_get_kernel(); NULL: chosen */
-  void* stream;           /* a GPU's; the CPU ignores it */
+  void* stream;           /* of a device that has them; the CPU ignores it */
 } gdn_context;
 
 /* ---- Operators ---- */
@@ -256,7 +256,8 @@ GDN_API gdn_status gdn_solve_tril(const gdn_context* context, const gdn_solve_tr
 
 /* ---- Plans ---- */
 
-/* What a call would do; gdn::Plan. The caller sets size. */
+/* What a call would do; gdn::Plan. The caller sets size; what a newer caller's struct has beyond
+ * the library's becomes zero. */
 typedef struct gdn_plan {
   size_t size;
   size_t workspace_bytes;

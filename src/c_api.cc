@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 
 #include "gdn.h"
@@ -122,11 +123,14 @@ Status read_struct(const char* function, const char* name, const T* given, T* co
   return {};
 }
 
-// As much of a result as the caller has room for.
+// As much of a result as the caller has room for; what a newer caller's struct has beyond it
+// becomes zero.
 template <class T>
 void write_struct(T result, T* given) {
-  result.size = given->size;
-  std::memcpy(given, &result, std::min(given->size, sizeof(T)));
+  const size_t size = given->size;
+  result.size = size;
+  std::memset(static_cast<void*>(given), 0, size);
+  std::memcpy(given, &result, std::min(size, sizeof(T)));
 }
 
 void copy_text(std::string_view text, char* to, size_t bytes) {
@@ -386,11 +390,19 @@ const char* gdn_version(void) { return GDN_VERSION; }
 
 gdn_status gdn_executor_create(int threads, gdn_executor** executor, char* message,
                                size_t message_bytes) {
-  return gdn::create_executor("gdn_executor_create", executor, message, message_bytes,
-                              [&](std::unique_ptr<gdn::Executor>* made) -> gdn::Status {
-                                *made = gdn::make_thread_executor(threads);
-                                return {};
-                              });
+  const char* function = "gdn_executor_create";
+  return gdn::create_executor(
+      function, executor, message, message_bytes,
+      [&](std::unique_ptr<gdn::Executor>* made) -> gdn::Status {
+        try {
+          *made = gdn::make_thread_executor(threads);
+        } catch (const std::system_error&) {  // the system's limits, no defect of ours
+          return {gdn::StatusCode::kOutOfMemory, std::string(function) + ": threads is " +
+                                                     std::to_string(threads) +
+                                                     ", more than the system starts"};
+        }
+        return {};
+      });
 }
 
 gdn_status gdn_executor_create_from(const gdn_executor_callbacks* callbacks,

@@ -29,18 +29,25 @@ class ThreadExecutor final : public Executor {
 
   void run(int64_t count, Task task, void* closure) override {
     const std::lock_guard<std::mutex> turn(turn_);
+    // No more threads than there are tasks beside the caller's own.
+    const auto helpers =
+        static_cast<int>(std::min<int64_t>(static_cast<int64_t>(threads_.size()), count - 1));
+    if (helpers <= 0) {
+      for (int64_t i = 0; i < count; ++i) task(closure, i, 0);
+      return;
+    }
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       count_ = count;
       task_ = task;
       closure_ = closure;
       next_.store(0, std::memory_order_relaxed);
-      busy_ = static_cast<int>(threads_.size());
-      ++generation_;
+      invited_ = helpers;
     }
-    wake_.notify_all();
+    for (int i = 0; i < helpers; ++i) wake_.notify_one();
     work(0);
     std::unique_lock<std::mutex> lock(mutex_);
+    invited_ = 0;  // who has not come by now finds nothing to do
     done_.wait(lock, [this] { return busy_ == 0; });
   }
 
@@ -52,12 +59,12 @@ class ThreadExecutor final : public Executor {
   }
 
   void serve(int worker) {
-    uint64_t seen = 0;
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
-      wake_.wait(lock, [&] { return stopping_ || generation_ != seen; });
+      wake_.wait(lock, [this] { return stopping_ || invited_ > 0; });
       if (stopping_) return;
-      seen = generation_;
+      --invited_;
+      ++busy_;
       lock.unlock();
       work(worker);
       lock.lock();
@@ -81,8 +88,8 @@ class ThreadExecutor final : public Executor {
   int64_t count_ = 0;
   Task task_ = nullptr;
   void* closure_ = nullptr;
-  uint64_t generation_ = 0;
-  int busy_ = 0;
+  int invited_ = 0;  // threads that may still join the call
+  int busy_ = 0;     // threads that have
   bool stopping_ = false;
   std::vector<std::thread> threads_;
 };

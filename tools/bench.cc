@@ -26,7 +26,7 @@ using benchmarks::ComputeProbe;
 using benchmarks::MemoryProbe;
 
 struct Options {
-  std::vector<std::string> ops = {"prefill", "decode"};
+  std::vector<std::string> ops = {"prefill", "decode", "causal_conv1d", "rms_norm_gated"};
   std::vector<std::string> dtypes = {"fp32", "bf16"};
   std::vector<int64_t> tokens = {512, 2048, 8192};
   std::vector<int64_t> lengths;
@@ -115,10 +115,10 @@ struct Result {
   Plan plan;
   Quantiles seconds;
   double tokens_per_second = 0;
-  double rate = 0;  // FLOP/s, or bytes of state per second
+  double rate = 0;  // FLOP/s, or bytes per second: of states, or of the token's inputs and outputs
   std::string peak_name;
   double peak = 0;  // 0: not known for this kernel
-  bool memory() const { return work.op == "decode"; }
+  bool memory() const { return work.op != "prefill"; }
   double share() const { return peak > 0 ? rate / peak : 0; }
 };
 
@@ -236,9 +236,33 @@ Result prefill(const Options& o, const Heads& h, Context context, const Work& wo
   return result;
 }
 
-Result decode(const Options& o, const Heads& h, Context context, const Work& work) {
+// A call that walks through its tensors once, `bytes` in all, beside the memory's rate in place
+// over `walked`.
+template <class Args, class Run>
+Result streamed(const Options& o, Context context, const Work& work, const Args& args,
+                const Run& run, double bytes, const Memory& walked) {
   Result result;
   result.work = work;
+  std::unique_ptr<Memory> workspace;
+  const auto call = prepared(&context, args, run, &result.plan, &workspace);
+  std::vector<Rate> probes;
+  for (const MemoryProbe& probe : benchmarks::memory_probes()) {
+    probes.push_back(
+        [&] { return benchmarks::rate(probe, context.executor, walked.data(), walked.bytes()); });
+  }
+  const auto [seconds, peaks] = measure(o.min_time, call, probes);
+  result.seconds = seconds;
+  result.rate = bytes / seconds.median;
+  for (size_t i = 0; i < peaks.size(); ++i) {
+    if (peaks[i] <= result.peak) continue;
+    result.peak = peaks[i];
+    result.peak_name = std::string("in-place memory, ") + benchmarks::memory_probes()[i].what;
+  }
+  result.tokens_per_second = static_cast<double>(work.tokens) / seconds.median;
+  return result;
+}
+
+Result decode(const Options& o, const Heads& h, const Context& context, const Work& work) {
   Tensors tensors;
   RecurrentArgs args(layout_of(o));
   const int64_t N = work.sequences;
@@ -251,23 +275,40 @@ Result decode(const Options& o, const Heads& h, Context context, const Work& wor
   for (int64_t slot : random.permutation(N)) slots.push_back(static_cast<int32_t>(slot));
   args.initial_state_indices = args.final_state_indices = TensorView(slots.data(), {N});
 
-  std::unique_ptr<Memory> workspace;
-  const auto call = prepared(&context, args, &recurrent, &result.plan, &workspace);
-  std::vector<Rate> probes;
-  for (const MemoryProbe& probe : benchmarks::memory_probes()) {
-    probes.push_back(
-        [&] { return benchmarks::rate(probe, context.executor, states.data(), states.bytes()); });
-  }
-  const auto [seconds, peaks] = measure(o.min_time, call, probes);
-  result.seconds = seconds;
-  result.rate = 2.0 * static_cast<double>(states.bytes()) / seconds.median;
-  for (size_t i = 0; i < peaks.size(); ++i) {
-    if (peaks[i] <= result.peak) continue;
-    result.peak = peaks[i];
-    result.peak_name = std::string("in-place memory, ") + benchmarks::memory_probes()[i].what;
-  }
-  result.tokens_per_second = static_cast<double>(N) / seconds.median;
-  return result;
+  return streamed(o, context, work, args, &recurrent, 2.0 * static_cast<double>(states.bytes()),
+                  states);
+}
+
+// The convolution of q, k and v together, width 4 with SiLU.
+Result convolution(const Options& o, const Heads& h, const Context& context, const Work& work) {
+  const int64_t channels = 2 * h.H * h.K + h.HV * h.V;
+  Tensors tensors;
+  CausalConv1dArgs args;
+  args.x = tensors.make(work.dtype, {1, work.tokens, channels});
+  args.weight = tensors.make(DType::kF32, {channels, 4});
+  args.silu = true;
+  args.initial_state = args.final_state =
+      tensors.make(dtype_named(o.state_dtype), {1, channels, 3});
+  args.y = tensors.make(work.dtype, {1, work.tokens, channels});
+  return streamed(o, context, work, args, &causal_conv1d,
+                  2.0 * static_cast<double>(tensors.last().bytes()), tensors.last());
+}
+
+Result norm(const Options& o, const Heads& h, const Context& context, const Work& work) {
+  Tensors tensors;
+  RmsNormGatedArgs args;
+  args.x = tensors.make(work.dtype, {work.tokens, h.HV, h.V});
+  args.z = tensors.make(work.dtype, {work.tokens, h.HV, h.V});
+  args.weight = tensors.make(DType::kF32, {h.V});
+  args.y = tensors.make(work.dtype, {work.tokens, h.HV, h.V});
+  return streamed(o, context, work, args, &rms_norm_gated,
+                  3.0 * static_cast<double>(tensors.last().bytes()), tensors.last());
+}
+
+Result measure_work(const Options& o, const Heads& h, const Context& context, const Work& work) {
+  if (work.op == "prefill") return prefill(o, h, context, work);
+  if (work.op == "decode") return decode(o, h, context, work);
+  return work.op == "causal_conv1d" ? convolution(o, h, context, work) : norm(o, h, context, work);
 }
 
 std::vector<Work> works_of(const Options& o) {
@@ -285,6 +326,11 @@ std::vector<Work> works_of(const Options& o) {
           works.push_back({op, "prefill of " + std::to_string(o.lengths.size()) + " packed",
                            dtype_named(dtype), static_cast<int64_t>(o.lengths.size()), tokens,
                            o.lengths});
+        }
+      } else if (op != "decode") {
+        for (int64_t tokens : o.tokens) {
+          works.push_back(
+              {op, op + " " + std::to_string(tokens), dtype_named(dtype), 1, tokens, {}});
         }
       } else {
         for (int64_t sequences : o.sequences) {
@@ -304,7 +350,7 @@ std::vector<Work> works_of(const Options& o) {
 nlohmann::ordered_json to_json(const Result& r) {
   nlohmann::ordered_json out;
   out["op"] = r.work.op;
-  if (r.work.op == "prefill") out["tokens"] = r.work.tokens;
+  if (r.work.op != "decode") out["tokens"] = r.work.tokens;
   if (!r.work.lengths.empty()) out["lengths"] = r.work.lengths;
   out["sequences"] = r.work.sequences;
   out["dtype"] = short_name(r.work.dtype);
@@ -341,6 +387,14 @@ void print(const std::vector<Result>& results) {
                r.peak > 0 ? text("%.0f %s (%s)", r.peak * 1e-9, unit, r.peak_name.c_str()) : "-"});
   }
   table.print();
+  const bool busy = std::any_of(results.begin(), results.end(), [](const Result& r) {
+    return r.seconds.median > 1.5 * r.seconds.min;
+  });
+  if (busy) {
+    std::printf(
+        "\nSome medians are far above their minimum: the processors had other work. Believe the "
+        "minimum, or\ntry --threads 1 or OMP_WAIT_POLICY=passive in the environment.\n");
+  }
 }
 
 int run(const Options& o) {
@@ -364,15 +418,17 @@ int run(const Options& o) {
   std::vector<Result> results;
   for (const Work& work : works_of(o)) {
     progress.show("gdn bench: " + work.name + " " + short_name(work.dtype));
-    results.push_back(work.op == "prefill" ? prefill(o, h, context, work)
-                                           : decode(o, h, context, work));
+    results.push_back(measure_work(o, h, context, work));
   }
   progress.clear();
   if (!o.json) {
     print(results);
     std::printf(
-        "\nMedians over calls; the peak is measured between them, on the same threads. "
-        "Decode's rate counts the states read and written.\n");
+        "\nMedians over calls; the peak is measured between them, on the same threads. Rates "
+        "count, "
+        "of decode, the\nstates read and written; of the convolution and the norm their inputs and "
+        "outputs, which are not in place\nas the peak's loop is: there every line written is "
+        "fetched first, for nothing.\n");
     return kSuccess;
   }
   nlohmann::ordered_json out;
@@ -393,14 +449,16 @@ int run(const Options& o) {
 }  // namespace
 
 void add_bench(CLI::App& app, Action* action) {
-  CLI::App* command = app.add_subcommand(
-      "bench", "Time prefill and decode, beside the peak of this machine in the same run");
+  CLI::App* command =
+      app.add_subcommand("bench",
+                         "Time prefill and decode, and the convolution and the norm around them, "
+                         "beside the peak of this machine in the same run");
   const auto o = std::make_shared<Options>();
   command->add_option("--ops", o->ops, "What to time")
       ->delimiter(',')
-      ->check(CLI::IsMember({"prefill", "decode"}))
+      ->check(CLI::IsMember({"prefill", "decode", "causal_conv1d", "rms_norm_gated"}))
       ->capture_default_str();
-  command->add_option("--tokens", o->tokens, "Prefill: tokens of the one sequence")
+  command->add_option("--tokens", o->tokens, "All but decode: tokens of the one sequence")
       ->delimiter(',')
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 22))
       ->capture_default_str();

@@ -23,7 +23,8 @@ void add_json(CLI::App* command, bool* json) {
 
 void add_threads(CLI::App* command, int* threads) {
   command->add_option("--threads", *threads, "Threads; 0: as many as there are processors")
-      ->check(CLI::Range(0, 1024));
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
 }
 
 void add_kernel(CLI::App* command, std::string* kernel) {

@@ -18,6 +18,39 @@ int fail(const std::string& command, std::string message) {
   return kMistake;
 }
 
+// A word that is no subcommand, of which the parser would only say that one is missing.
+std::string unknown_command(const CLI::App& app, int argc, char** argv) {
+  const CLI::App* at = &app;
+  std::string path = "gdn";
+  for (int i = 1; i < argc && argv[i][0] != '-'; ++i) {
+    const auto choices = at->get_subcommands([](const CLI::App*) { return true; });
+    if (choices.empty()) break;
+    const std::string word = argv[i];
+    const CLI::App* next = nullptr;
+    std::string names;
+    for (const CLI::App* choice : choices) {
+      if (choice->check_name(word)) next = choice;
+      names += (names.empty() ? "" : choice == choices.back() ? " or " : ", ") + choice->get_name();
+    }
+    if (next == nullptr) {
+      return "there is no \"" + path + " " + word + "\", expected " + names + " (see " + path +
+             " --help)";
+    }
+    at = next;
+    path += " " + word;
+  }
+  return "";
+}
+
+// " plan chunk": the subcommands of the command line.
+std::string chosen_in(const CLI::App& app) {
+  std::string names;
+  for (const CLI::App* chosen : app.get_subcommands()) {
+    names += " " + chosen->get_name() + chosen_in(*chosen);
+  }
+  return names;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -39,22 +72,18 @@ int main(int argc, char** argv) {
   add_tril(app, &action);
 
   std::string command = "gdn";
-  // The parser would only say that a subcommand is missing.
-  const auto is_named = [&](CLI::App* subcommand) { return subcommand->check_name(argv[1]); };
-  if (argc > 1 && argv[1][0] != '-' && app.get_subcommands(is_named).empty()) {
-    return fail(command,
-                std::string("there is no command \"") + argv[1] +
-                    "\", expected info, plan, verify, bench, run or tril (see gdn --help)");
+  if (const std::string mistake = unknown_command(app, argc, argv); !mistake.empty()) {
+    return fail(command, mistake);
   }
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& help) {
     return app.exit(help);
   } catch (const CLI::ParseError& error) {
-    for (const CLI::App* chosen : app.get_subcommands()) command += " " + chosen->get_name();
+    command += chosen_in(app);
     return fail(command, std::string(error.what()) + " (see " + command + " --help)");
   }
-  for (const CLI::App* chosen : app.get_subcommands()) command += " " + chosen->get_name();
+  command += chosen_in(app);
   try {
     const int code = action();
     if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {

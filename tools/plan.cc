@@ -1,5 +1,6 @@
 // gdn plan: what a call would do. The arguments are made as a caller would make them and go through
 // the library's own checks; their tensors lie at addresses that nobody reads.
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -12,9 +13,10 @@ namespace gdn::tools {
 namespace {
 
 struct Options {
-  std::string op = "chunk", dtype = "fp32", state_dtype = "fp32", layout = "vk", compute = "auto";
-  std::string kernel;
+  Op op = Op::kChunk;
+  std::string dtype = "fp32", state_dtype = "fp32", layout = "vk", compute = "auto", kernel;
   int64_t tokens = 2048, sequences = 1, heads = 16, value_heads = 32, K = 128, V = 128;
+  int64_t rows = 2048, D = 128, channels = 8192, W = 4, matrices = 1024, n = 64;
   std::vector<int64_t> lengths;
   int threads = 0;
   bool json = false;
@@ -105,62 +107,67 @@ std::vector<int64_t> fill_records(const Options& o, const Lengths& l, Addresses&
 }
 
 Status plan_of(const Context& context, const Options& o, Plan* plan) {
-  if (o.op == "chunk") return plan_delta_rule<ChunkArgs>(context, o, plan);
-  if (o.op == "recurrent") return plan_delta_rule<RecurrentArgs>(context, o, plan);
   const Lengths l = lengths_of(o);
   Addresses memory;
   const DType dtype = dtype_named(o.dtype);
-  if (o.op == "replay_verify") {
-    ReplayVerifyArgs args(layout_of(o));
-    fill_tokens(o, l, memory, &args);
-    const auto accepted = fill_records(o, l, memory, &args);
-    return gdn::plan(context, args, plan);
-  }
-  if (o.op == "replay_commit") {
-    ReplayCommitArgs args(layout_of(o));
-    const auto accepted = fill_records(o, l, memory, &args);
-    return gdn::plan(context, args, plan);
-  }
-  if (o.op == "gating") {
-    GatingArgs args;
-    args.a = memory.tensor(dtype, {l.batch, l.tokens, o.value_heads});
-    args.b = memory.tensor(dtype, {l.batch, l.tokens, o.value_heads});
-    args.A_log = memory.tensor(DType::kF32, {o.value_heads});
-    args.dt_bias = memory.tensor(DType::kF32, {o.value_heads});
-    args.g = memory.tensor(DType::kF32, {l.batch, l.tokens, o.value_heads});
-    args.beta = memory.tensor(DType::kF32, {l.batch, l.tokens, o.value_heads});
-    return gdn::plan(context, args, plan);
-  }
-  if (o.op == "l2norm") {
-    L2normArgs args;
-    args.x = memory.tensor(dtype, {l.batch, l.tokens, o.heads, o.K});
-    args.y = memory.tensor(dtype, {l.batch, l.tokens, o.heads, o.K});
-    return gdn::plan(context, args, plan);
-  }
-  if (o.op == "rms_norm_gated") {
-    RmsNormGatedArgs args;
-    for (TensorView* view : {&args.x, &args.z, &args.y}) {
-      *view = memory.tensor(dtype, {l.batch, l.tokens, o.value_heads, o.V});
+  switch (o.op) {
+    case Op::kChunk:
+      return plan_delta_rule<ChunkArgs>(context, o, plan);
+    case Op::kRecurrent:
+      return plan_delta_rule<RecurrentArgs>(context, o, plan);
+    case Op::kReplayVerify: {
+      ReplayVerifyArgs args(layout_of(o));
+      fill_tokens(o, l, memory, &args);
+      const auto accepted = fill_records(o, l, memory, &args);
+      return gdn::plan(context, args, plan);
     }
-    args.weight = memory.tensor(DType::kF32, {o.V});
-    return gdn::plan(context, args, plan);
+    case Op::kReplayCommit: {
+      ReplayCommitArgs args(layout_of(o));
+      const auto accepted = fill_records(o, l, memory, &args);
+      return gdn::plan(context, args, plan);
+    }
+    case Op::kGating: {
+      GatingArgs args;
+      args.a = memory.tensor(dtype, {1, o.tokens, o.value_heads});
+      args.b = memory.tensor(dtype, {1, o.tokens, o.value_heads});
+      args.A_log = memory.tensor(DType::kF32, {o.value_heads});
+      args.dt_bias = memory.tensor(DType::kF32, {o.value_heads});
+      args.g = memory.tensor(DType::kF32, {1, o.tokens, o.value_heads});
+      args.beta = memory.tensor(DType::kF32, {1, o.tokens, o.value_heads});
+      return gdn::plan(context, args, plan);
+    }
+    case Op::kL2norm: {
+      L2normArgs args;
+      args.x = memory.tensor(dtype, {o.rows, o.D});
+      args.y = memory.tensor(dtype, {o.rows, o.D});
+      return gdn::plan(context, args, plan);
+    }
+    case Op::kRmsNormGated: {
+      RmsNormGatedArgs args;
+      for (TensorView* view : {&args.x, &args.z, &args.y}) {
+        *view = memory.tensor(dtype, {o.rows, o.D});
+      }
+      args.weight = memory.tensor(DType::kF32, {o.D});
+      return gdn::plan(context, args, plan);
+    }
+    case Op::kCausalConv1d: {
+      CausalConv1dArgs args;
+      args.x = memory.tensor(dtype, {l.batch, l.tokens, o.channels});
+      args.y = memory.tensor(dtype, {l.batch, l.tokens, o.channels});
+      args.weight = memory.tensor(DType::kF32, {o.channels, o.W});
+      args.cu_seqlens = cu_seqlens_view(l);
+      args.initial_state = args.final_state = memory.tensor(
+          dtype_named(o.state_dtype), {l.sequences, o.channels, std::max<int64_t>(o.W - 1, 0)});
+      return gdn::plan(context, args, plan);
+    }
+    case Op::kSolveTril: {
+      SolveTrilArgs args;
+      args.lower = memory.tensor(dtype, {o.matrices, o.n, o.n});
+      args.inverse = memory.tensor(dtype, {o.matrices, o.n, o.n});
+      return gdn::plan(context, args, plan);
+    }
   }
-  if (o.op == "causal_conv1d") {  // of q, k and v together, width 4
-    const int64_t channels = 2 * o.heads * o.K + o.value_heads * o.V;
-    CausalConv1dArgs args;
-    args.x = memory.tensor(dtype, {l.batch, l.tokens, channels});
-    args.y = memory.tensor(dtype, {l.batch, l.tokens, channels});
-    args.weight = memory.tensor(DType::kF32, {channels, 4});
-    args.cu_seqlens = cu_seqlens_view(l);
-    args.initial_state = args.final_state =
-        memory.tensor(dtype_named(o.state_dtype), {l.sequences, channels, 3});
-    return gdn::plan(context, args, plan);
-  }
-  SolveTrilArgs args;  // one matrix of 64 x 64 for every chunk of 64 tokens and value head
-  const int64_t matrices = (l.batch * l.tokens + 63) / 64;
-  args.lower = memory.tensor(dtype, {matrices, o.value_heads, 64, 64});
-  args.inverse = memory.tensor(dtype, {matrices, o.value_heads, 64, 64});
-  return gdn::plan(context, args, plan);
+  return {};
 }
 
 int run(const Options& o) {
@@ -204,51 +211,142 @@ int run(const Options& o) {
   return kSuccess;
 }
 
+// The flags, each with the operators that it has a meaning for.
+class Flags {
+ public:
+  Flags(CLI::App* command, Options* options) : command_(command), o_(options) {}
+
+  void sequences() {
+    CLI::Option* tokens = count("--tokens,-T", &o_->tokens, "Tokens of each sequence", kTokens);
+    CLI::Option* sequences =
+        count("--sequences,-N", &o_->sequences, "Sequences, each a row of the batch", 1 << 16);
+    command_->add_option("--lengths", o_->lengths, "Lengths of packed sequences, as in 700,129,64")
+        ->delimiter(',')
+        ->check(CLI::Range(int64_t{0}, kTokens))
+        ->excludes(tokens)
+        ->excludes(sequences);
+  }
+  void heads() {
+    count("--heads", &o_->heads, "q/k heads", kHeads);
+    count("--value-heads", &o_->value_heads, "Value heads, a multiple of the q/k heads", kHeads);
+    count("--k,-K", &o_->K, "Head dimension of q and k, 1 to 256", kDim);
+    count("--v,-V", &o_->V, "Head dimension of v, 1 to 256", kDim);
+  }
+  void states() {
+    add_dtype(command_, "--state-dtype", &o_->state_dtype, "Of the states");
+    command_->add_option("--layout", o_->layout, "Last axes of a state")
+        ->check(CLI::IsMember({"vk", "kv"}))
+        ->capture_default_str();
+  }
+  void dtype(const char* of) { add_dtype(command_, "--dtype", &o_->dtype, of); }
+  void compute() {
+    command_->add_option("--compute", o_->compute, "Operands of the matrix products")
+        ->check(CLI::IsMember({"auto", "fp32", "bf16"}))
+        ->capture_default_str();
+  }
+  void rows() {
+    count("--rows", &o_->rows, "Rows to normalise: tokens times heads", int64_t{1} << 32);
+    count("--dim,-D", &o_->D, "Elements of a row", kTokens);
+    dtype("Of the tensors");
+  }
+
+  void of(Op op) {
+    switch (op) {
+      case Op::kChunk:
+      case Op::kRecurrent:
+      case Op::kReplayVerify:
+        sequences();
+        heads();
+        dtype("Of q, k, v and the output");
+        states();
+        if (op != Op::kReplayVerify) compute();
+        break;
+      case Op::kReplayCommit:
+        count("--tokens,-T", &o_->tokens, "Records of a slot", kTokens);
+        count("--sequences,-N", &o_->sequences, "Sequences", 1 << 16);
+        heads();
+        dtype("Of the records of k and v");
+        states();
+        break;
+      case Op::kGating:
+        count("--tokens,-T", &o_->tokens, "Tokens in all", kTokens);
+        count("--value-heads", &o_->value_heads, "Value heads", kHeads);
+        dtype("Of a and b");
+        break;
+      case Op::kL2norm:
+      case Op::kRmsNormGated:
+        rows();
+        break;
+      case Op::kCausalConv1d:
+        sequences();
+        count("--channels,-D", &o_->channels, "Channels: q, k and v together", kTokens);
+        count("--width,-W", &o_->W, "Of the convolution, 1 to 8", kDim);
+        dtype("Of the inputs and outputs");
+        add_dtype(command_, "--state-dtype", &o_->state_dtype, "Of the states");
+        break;
+      case Op::kSolveTril:
+        count("--matrices", &o_->matrices, "Matrices: chunks times value heads", int64_t{1} << 32);
+        count("--size,-n", &o_->n, "Rows of a matrix, 1 to 256", kDim);
+        dtype("Of the matrices");
+        break;
+    }
+    add_threads(command_, &o_->threads);
+    add_kernel(command_, &o_->kernel);
+    add_json(command_, &o_->json);
+  }
+
+ private:
+  // Beyond what an operator takes, so that its own check is what people see.
+  static constexpr int64_t kTokens = 1 << 24, kHeads = 1 << 12, kDim = 1 << 12;
+
+  CLI::Option* count(const char* name, int64_t* value, const char* help, int64_t most) {
+    return command_->add_option(name, *value, help)
+        ->check(CLI::Range(int64_t{0}, most).description(""))
+        ->capture_default_str();
+  }
+
+  CLI::App* command_;
+  Options* o_;
+};
+
+struct Operator {
+  Op op;
+  const char* what;
+};
+constexpr Operator kOperators[] = {
+    {Op::kChunk, "Prefill"},
+    {Op::kRecurrent, "Decode"},
+    {Op::kReplayVerify, "Speculative decode with records"},
+    {Op::kReplayCommit, "Records into states"},
+    {Op::kGating, "Decays and write strengths"},
+    {Op::kL2norm, "Norm of q and k"},
+    {Op::kRmsNormGated, "Norm and gate at the end of a layer"},
+    {Op::kCausalConv1d, "Convolution before q, k and v"},
+    {Op::kSolveTril, "Inverses of triangular matrices"},
+};
+
 }  // namespace
 
 void add_plan(CLI::App& app, Action* action) {
-  CLI::App* command =
-      app.add_subcommand("plan", "What a call of this shape would do: kernel, split, workspace");
-  const auto o = std::make_shared<Options>();
-  command->add_option("--op", o->op, "Operator")
-      ->check(CLI::IsMember({"chunk", "recurrent", "replay_verify", "replay_commit", "gating",
-                             "l2norm", "rms_norm_gated", "causal_conv1d", "solve_tril"}))
-      ->capture_default_str();
-  const CLI::Range count(int64_t{0}, int64_t{1} << 24), heads(int64_t{0}, int64_t{1} << 12);
-  CLI::Option* tokens = command->add_option("--tokens,-T", o->tokens, "Tokens of each sequence")
-                            ->check(count)
-                            ->capture_default_str();
-  CLI::Option* sequences =
-      command->add_option("--sequences,-N", o->sequences, "Sequences, each a row of the batch")
-          ->check(CLI::Range(int64_t{0}, int64_t{1} << 16))
-          ->capture_default_str();
-  command->add_option("--lengths", o->lengths, "Lengths of packed sequences, as in 700,129,64")
-      ->delimiter(',')
-      ->check(count)
-      ->excludes(tokens)
-      ->excludes(sequences);
-  command->add_option("--heads", o->heads, "q/k heads")->check(heads)->capture_default_str();
-  command->add_option("--value-heads", o->value_heads, "Value heads, a multiple of the q/k heads")
-      ->check(heads)
-      ->capture_default_str();
-  command->add_option("--k,-K", o->K, "Head dimension of q and k")
-      ->check(heads)
-      ->capture_default_str();
-  command->add_option("--v,-V", o->V, "Head dimension of v")->check(heads)->capture_default_str();
-  add_dtype(command, "--dtype", &o->dtype, "Of q, k, v and the output");
-  add_dtype(command, "--state-dtype", &o->state_dtype, "Of the states");
-  command->add_option("--layout", o->layout, "Last axes of a state")
-      ->check(CLI::IsMember({"vk", "kv"}))
-      ->capture_default_str();
-  command->add_option("--compute", o->compute, "Operands of the matrix products")
-      ->check(CLI::IsMember({"auto", "fp32", "bf16"}))
-      ->capture_default_str();
-  add_threads(command, &o->threads);
-  add_kernel(command, &o->kernel);
-  add_json(command, &o->json);
+  CLI::App* command = app.add_subcommand(
+      "plan", "What a call of an operator would do for a shape: kernel, split, workspace");
+  command->require_subcommand(1);
+  for (const Operator& each : kOperators) {
+    const std::string name = std::string(name_of(each.op)).substr(std::string("gdn.").size());
+    CLI::App* of = command->add_subcommand(name, each.what);
+    const auto o = std::make_shared<Options>();
+    o->op = each.op;
+    if (each.op == Op::kRecurrent) o->tokens = 1, o->sequences = 64;
+    if (each.op == Op::kReplayVerify || each.op == Op::kReplayCommit) {
+      o->tokens = 4, o->sequences = 64;
+    }
+    Flags(of, o.get()).of(each.op);
+    of->callback([=] { *action = [=] { return run(*o); }; });
+  }
   command->footer(
-      "Example:\n  gdn plan --op chunk --tokens 2048 --heads 16 --value-heads 32 --dtype bf16");
-  command->callback([=] { *action = [=] { return run(*o); }; });
+      "Each operator has its own flags: gdn plan chunk --help.\nExamples:\n  gdn plan chunk "
+      "--tokens 2048 --heads 16 --value-heads 32 --dtype bf16\n  gdn plan solve_tril --matrices "
+      "1024 --size 64 --json");
 }
 
 }  // namespace gdn::tools

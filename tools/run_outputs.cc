@@ -78,26 +78,35 @@ void Outputs::delta_rule(DeltaRuleArgs* args, const TensorView& start, bool keep
   final_states(args, start, std::move(shape));
 }
 
-// checkpoint_cu, where it is not given, follows from the lengths.
+// checkpoint_cu, where it is not given, follows from the lengths. Numbers of a file that cannot be
+// right allocate nothing: the operator's check comes to them first.
 void Outputs::checkpoints(ChunkArgs* args) {
-  if (args->checkpoint_every <= 0 || args->q.rank != 4 || args->v.rank != 4) return;
+  const int64_t every = args->checkpoint_every;
+  if (every <= 0 || args->q.rank != 4 || args->v.rank != 4) return;
+  const int64_t T = args->q.shape[1], most = args->q.shape[0] * (T / every);
+  const auto as_integers = [](const TensorView& view) {
+    return view.dtype == DType::kI32 || view.dtype == DType::kI64 ? Tensor::copy_of(view)
+                                                                  : Tensor();
+  };
   if (!args->checkpoint_cu.given()) {
     const int64_t N = sequences_of(args->cu_seqlens, args->q);
     const TensorView cu = make("checkpoint_cu", DType::kI64, {N + 1});
     auto* rows = static_cast<int64_t*>(cu.data);
-    const Tensor seqlens = args->cu_seqlens.given() ? Tensor::copy_of(args->cu_seqlens) : Tensor();
+    const Tensor seqlens = as_integers(args->cu_seqlens);
+    const auto end_of = [&](int64_t n) {
+      return std::clamp<int64_t>(seqlens.given() ? seqlens.get_int(n) : n * T, 0,
+                                 seqlens.given() ? T : N * T);
+    };
     rows[0] = 0;
     for (int64_t n = 0; n < N; ++n) {
-      const int64_t length =
-          seqlens.given() ? seqlens.get_int(n + 1) - seqlens.get_int(n) : args->q.shape[1];
-      rows[n + 1] = rows[n] + std::max<int64_t>(0, length) / args->checkpoint_every;
+      rows[n + 1] = rows[n] + std::max<int64_t>(0, end_of(n + 1) - end_of(n)) / every;
     }
     args->checkpoint_cu = cu;
   }
   int64_t rows = 0;
-  if (args->checkpoint_cu.rank == 1 && args->checkpoint_cu.shape[0] > 0) {
-    const Tensor cu = Tensor::copy_of(args->checkpoint_cu);
-    rows = std::max<int64_t>(0, cu.get_int(cu.size() - 1));
+  const Tensor cu = as_integers(args->checkpoint_cu);
+  if (cu.given() && args->checkpoint_cu.rank == 1 && cu.size() > 0) {
+    rows = std::clamp<int64_t>(cu.get_int(cu.size() - 1), 0, most);
   }
   args->checkpoints = make("checkpoints", state_dtype(*args), states_shape(*args, rows));
 }

@@ -24,16 +24,18 @@ struct Quantiles {
   double min = 0, p10 = 0, median = 0, p90 = 0;
 };
 
+// Of values in order; linear between the neighbours.
+inline double quantile(const std::vector<double>& sorted, double q) {
+  const double place = q * static_cast<double>(sorted.size() - 1);
+  const auto below = static_cast<size_t>(place);
+  const size_t above = std::min(below + 1, sorted.size() - 1);
+  return std::lerp(sorted[below], sorted[above], place - static_cast<double>(below));
+}
+
 inline Quantiles quantiles(std::vector<double> values) {
   if (values.empty()) return {};
   std::sort(values.begin(), values.end());
-  // Linear between the neighbours.
-  const auto at = [&](double q) {
-    const double place = q * static_cast<double>(values.size() - 1);
-    const auto below = static_cast<size_t>(place);
-    const size_t above = std::min(below + 1, values.size() - 1);
-    return std::lerp(values[below], values[above], place - static_cast<double>(below));
-  };
+  const auto at = [&](double q) { return quantile(values, q); };
   return {values.size(), values.front(), at(0.1), at(0.5), at(0.9)};
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -14,6 +15,7 @@
 #include "log_plot.h"
 #include "processor.h"
 #include "progress.h"
+#include "stopwatch.h"
 #include "table.h"
 #include "tril_study.h"
 #include "verify/captures.h"
@@ -35,6 +37,7 @@ struct Layer {
   std::string name;
   verify::DeltaRuleData data;
   std::vector<TrilSeries> series;
+  std::vector<std::pair<int64_t, SystemStatistics>> systems;  // by chunk
 };
 
 std::vector<Layer> read_layers(const Options& o) {
@@ -49,7 +52,7 @@ std::vector<Layer> read_layers(const Options& o) {
     verify::DeltaRuleFile input;
     require(verify::read_delta_rule(file, options, &input));
     const std::string name = std::filesystem::path(o.file).filename().string();
-    layers.push_back({o.prefix.empty() ? name : name + " " + o.prefix, input.data, {}});
+    layers.push_back({o.prefix.empty() ? name : name + " " + o.prefix, input.data, {}, {}});
     return layers;
   }
   const std::string data = o.data.empty() ? find_data() : o.data;
@@ -57,7 +60,7 @@ std::vector<Layer> read_layers(const Options& o) {
   std::vector<verify::Capture> captures;
   require(verify::read_captures(data, &captures));
   for (verify::Capture& capture : captures) {
-    layers.push_back({capture.layer, std::move(capture.file.data), {}});
+    layers.push_back({capture.layer, std::move(capture.file.data), {}, {}});
   }
   return layers;
 }
@@ -72,7 +75,7 @@ nlohmann::ordered_json number(double value) {
 
 nlohmann::ordered_json to_json(const TrilSeries& series) {
   nlohmann::ordered_json out;
-  out["dtype"] = short_name(series.dtype);
+  out["dtype"] = series.arithmetic;
   out["chunk"] = series.chunk;
   out["systems"] = series.systems;
   for (const TrilRow& row : series.rows) {
@@ -84,7 +87,7 @@ nlohmann::ordered_json to_json(const TrilSeries& series) {
     r["rel_err_max"] = number(row.rel_error.max);
     r["rel_err_median"] = number(row.rel_error.median);
     r["abs_err_max"] = number(row.abs_error_max);
-    r["us_per_matrix"] = row.us_per_matrix;
+    if (row.us_per_matrix > 0) r["us_per_matrix"] = row.us_per_matrix;
     if (exact) {
       out["exact"] = r;
     } else {
@@ -92,6 +95,26 @@ nlohmann::ordered_json to_json(const TrilSeries& series) {
     }
   }
   return out;
+}
+
+// The quantiles of data/stats.json.
+nlohmann::ordered_json to_json(const std::vector<double>& sorted) {
+  nlohmann::ordered_json out;
+  if (sorted.empty()) return out;
+  for (const char* q :
+       {"0", "0.001", "0.01", "0.05", "0.25", "0.5", "0.75", "0.95", "0.99", "0.999", "1"}) {
+    out[q] = number(quantile(sorted, std::atof(q)));
+  }
+  return out;
+}
+
+nlohmann::ordered_json to_json(const SystemStatistics& s) {
+  return {{"cumulative_g_full_chunk", to_json(s.cumulative_g_full_chunk)},
+          {"inverse_abs_max", to_json(s.inverse_abs_max)},
+          {"inverse_offdiag_abs_max", to_json(s.inverse_offdiag_abs_max)},
+          {"inverse_sum_abs_offdiag_row_max", number(s.inverse_sum_abs_offdiag_row_max)},
+          {"inverse_inf_norm", to_json(s.inverse_inf_norm)},
+          {"system_offdiag_abs_max", number(s.system_offdiag_abs_max)}};
 }
 
 void print_json(const Plan& plan, const std::vector<Layer>& layers) {
@@ -105,6 +128,9 @@ void print_json(const Plan& plan, const std::vector<Layer>& layers) {
     nlohmann::ordered_json l;
     l["name"] = layer.name;
     for (const TrilSeries& series : layer.series) l["series"].push_back(to_json(series));
+    for (const auto& [chunk, systems] : layer.systems) {
+      l["chunk"][std::to_string(chunk)] = to_json(systems);
+    }
     out["layers"].push_back(l);
   }
   std::printf("%s\n", out.dump(2).c_str());
@@ -114,9 +140,15 @@ void print_tables(const Plan& plan, const std::vector<Layer>& layers) {
   std::printf("%s, kernel %s, %d threads\n", processor().model.c_str(),
               std::string(plan.kernel).c_str(), plan.workers);
   for (const Layer& layer : layers) {
+    for (const auto& [chunk, s] : layer.systems) {
+      std::printf(
+          "\n%s, chunks of %lld: |A| up to %.3g; row sums of |L^-1| up to %.3g, median %.3g\n",
+          layer.name.c_str(), static_cast<long long>(chunk), s.system_offdiag_abs_max,
+          s.inverse_inf_norm.back(), quantile(s.inverse_inf_norm, 0.5));
+    }
     for (const TrilSeries& series : layer.series) {
       std::printf("\n%s, %s, %lld systems of %lld x %lld\n", layer.name.c_str(),
-                  short_name(series.dtype), static_cast<long long>(series.systems),
+                  series.arithmetic.c_str(), static_cast<long long>(series.systems),
                   static_cast<long long>(series.chunk), static_cast<long long>(series.chunk));
       Table table({">iterations", ">residual max", ">median", ">error max", ">median",
                    ">absolute max", ">us/matrix"});
@@ -131,14 +163,15 @@ void print_tables(const Plan& plan, const std::vector<Layer>& layers) {
   }
   std::printf(
       "\nresidual: max |strict_lower(L X)|; error: |X - L^-1| / |L^-1|, Frobenius norms; over all "
-      "systems,\nagainst L and its inverse in double\n");
+      "systems,\nagainst L and its inverse in double; bf16: L, X and strict_lower(L X) rounded "
+      "in every iteration;\nbf16_mm: the products' operands alone, as on tensor cores\n");
 }
 
 // Colours that stay apart for every kind of sight; a pair of shades for each dtype.
 std::string colour_of(const TrilSeries& series, size_t chunk_index) {
   static constexpr const char* kFp32[] = {"#56b4e9", "#0060a0"};
   static constexpr const char* kBf16[] = {"#f0a030", "#b03000"};
-  return series.dtype == DType::kF32 ? kFp32[chunk_index % 2] : kBf16[chunk_index % 2];
+  return series.arithmetic == "fp32" ? kFp32[chunk_index % 2] : kBf16[chunk_index % 2];
 }
 
 Plot plot_of(const Options& o, const std::vector<Layer>& layers) {
@@ -151,9 +184,10 @@ Plot plot_of(const Options& o, const std::vector<Layer>& layers) {
     PlotPanel panel{layer.name, {}};
     for (const bool median : {false, true}) {
       for (const TrilSeries& series : layer.series) {
+        if (series.arithmetic == "bf16_mm") continue;  // its line lies on bf16's
         const auto index = static_cast<size_t>(
             std::find(o.chunks.begin(), o.chunks.end(), series.chunk) - o.chunks.begin());
-        PlotLine line{text("%s, chunk %lld, %s", short_name(series.dtype),
+        PlotLine line{text("%s, chunk %lld, %s", series.arithmetic.c_str(),
                            static_cast<long long>(series.chunk), median ? "median" : "max"),
                       colour_of(series, index),
                       median,
@@ -203,6 +237,8 @@ int run(const Options& o) {
       for (const DType dtype : {DType::kF32, DType::kBF16}) {
         layer.series.push_back(study_tril(context, systems, dtype, o.iterations, o.min_time));
       }
+      layer.series.push_back(study_bf16_products(systems, o.iterations));
+      layer.systems.emplace_back(chunk, statistics_of(systems));
     }
   }
   progress.clear();

@@ -7,6 +7,7 @@
 
 #include "check/check.h"
 #include "command.h"
+#include "half.h"
 #include "reference/chunked.h"
 #include "reference/solve_tril.h"
 #include "reference/tasks.h"
@@ -30,10 +31,9 @@ Spread spread_of(std::vector<double> values) {
   return spread;
 }
 
-void measure_errors(const Systems& systems, const Tensor& inverse, TrilRow* row) {
+void measure_errors(const Systems& systems, const std::vector<double>& X, TrilRow* row) {
   const auto count = static_cast<size_t>(systems.count);
   const int64_t n = systems.n;
-  const std::vector<double> X = inverse.to_doubles();
   std::vector<double> residuals(count), errors(count);
   for (int64_t m = 0; m < systems.count; ++m) {
     const double* L = systems.L.data() + m * n * n;
@@ -51,6 +51,48 @@ void measure_errors(const Systems& systems, const Tensor& inverse, TrilRow* row)
   }
   row->residual = spread_of(std::move(residuals));
   row->rel_error = spread_of(std::move(errors));
+}
+
+std::vector<double> identities(const Systems& systems) {
+  std::vector<double> X(systems.L.size());
+  for (int64_t m = 0; m < systems.count; ++m) {
+    for (int64_t i = 0; i < systems.n; ++i) {
+      X[static_cast<size_t>((m * systems.n + i) * systems.n + i)] = 1;
+    }
+  }
+  return X;
+}
+
+TrilRow row_of_identities(const Systems& systems) {
+  TrilRow row;
+  measure_errors(systems, identities(systems), &row);
+  return row;
+}
+
+float bf16(float x) { return bf16_to_float(float_to_bf16(x)); }
+
+// X <- X - bf16(X) bf16(strict_lower(bf16(L) bf16(X))), sums and X in float32. L is rounded; `X16`
+// and `P` are [n,n].
+void iterate_bf16_products(const float* L, int64_t n, float* X, float* X16, float* P) {
+  for (int64_t i = 0; i < n * n; ++i) X16[i] = bf16(X[i]);
+  std::fill_n(P, n * n, 0.0f);
+  for (int64_t i = 0; i < n; ++i) {
+    float* row = P + i * n;
+    for (int64_t m = 0; m <= i; ++m) {
+      const float l = m == i ? 1.0f : L[i * n + m];
+      for (int64_t j = 0; j < i; ++j) row[j] += l * X16[m * n + j];
+    }
+    for (int64_t j = 0; j < i; ++j) row[j] = bf16(row[j]);
+  }
+  std::vector<float> update(static_cast<size_t>(n));
+  for (int64_t i = 0; i < n; ++i) {
+    std::fill(update.begin(), update.end(), 0.0f);
+    for (int64_t m = 0; m <= i; ++m) {
+      for (int64_t j = 0; j < m; ++j)
+        update[static_cast<size_t>(j)] += X16[i * n + m] * P[m * n + j];
+    }
+    for (int64_t j = 0; j < i; ++j) X[i * n + j] -= update[static_cast<size_t>(j)];
+  }
 }
 
 double median_seconds(Context& context, const SolveTrilArgs& args, double min_time) {
@@ -73,12 +115,19 @@ Systems systems_of(const verify::DeltaRuleData& data, int64_t chunk, Executor* e
   require(check(data.chunk_args(), &problem));
   const int64_t HV = problem.shape.value_heads, tasks = problem.sequences.count * HV;
   std::vector<reference::PhaseA> stages(static_cast<size_t>(tasks));
+  std::vector<std::vector<double>> decays(static_cast<size_t>(tasks));
   reference::run_tasks(executor, tasks, [&](int64_t task, int) {
-    stages[static_cast<size_t>(task)] =
-        reference::phase_a(reference::preprocess(problem, task / HV, task % HV, chunk));
+    const auto x = reference::preprocess(problem, task / HV, task % HV, chunk);
+    stages[static_cast<size_t>(task)] = reference::phase_a(x);
+    for (int64_t end = chunk; end <= x.length; end += chunk) {
+      decays[static_cast<size_t>(task)].push_back(x.G[static_cast<size_t>(end - 1)]);
+    }
   });
   Systems systems;
   systems.n = chunk;
+  for (const auto& decay : decays) {
+    systems.decay.insert(systems.decay.end(), decay.begin(), decay.end());
+  }
   for (const reference::PhaseA& stage : stages) {
     systems.L.insert(systems.L.end(), stage.L.begin(), stage.L.end());
     systems.inverse.insert(systems.inverse.end(), stage.T.begin(), stage.T.end());
@@ -86,6 +135,36 @@ Systems systems_of(const verify::DeltaRuleData& data, int64_t chunk, Executor* e
   systems.count = static_cast<int64_t>(systems.L.size()) / (chunk * chunk);
   if (systems.count == 0) throw Mistake("there is no token, and so no chunk to study");
   return systems;
+}
+
+SystemStatistics statistics_of(const Systems& systems) {
+  SystemStatistics s;
+  s.cumulative_g_full_chunk = systems.decay;
+  const int64_t n = systems.n;
+  for (int64_t m = 0; m < systems.count; ++m) {
+    const double* L = systems.L.data() + m * n * n;
+    const double* T = systems.inverse.data() + m * n * n;
+    double largest = 0, off = 0, norm = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      double sum = 0;
+      for (int64_t j = 0; j < i; ++j) {
+        off = std::max(off, std::fabs(T[i * n + j]));
+        sum += std::fabs(T[i * n + j]);
+        s.system_offdiag_abs_max = std::max(s.system_offdiag_abs_max, std::fabs(L[i * n + j]));
+      }
+      largest = std::max(largest, std::fabs(T[i * n + i]));
+      norm = std::max(norm, sum + std::fabs(T[i * n + i]));
+      s.inverse_sum_abs_offdiag_row_max = std::max(s.inverse_sum_abs_offdiag_row_max, sum);
+    }
+    s.inverse_abs_max.push_back(std::max(largest, off));
+    s.inverse_offdiag_abs_max.push_back(off);
+    s.inverse_inf_norm.push_back(norm);
+  }
+  for (auto* values : {&s.cumulative_g_full_chunk, &s.inverse_abs_max, &s.inverse_offdiag_abs_max,
+                       &s.inverse_inf_norm}) {
+    std::sort(values->begin(), values->end());
+  }
+  return s;
 }
 
 TrilSeries study_tril(Context& context, const Systems& systems, DType dtype, int max_iterations,
@@ -98,7 +177,7 @@ TrilSeries study_tril(Context& context, const Systems& systems, DType dtype, int
   args.inverse = inverse.view();
 
   TrilSeries series;
-  series.dtype = dtype;
+  series.arithmetic = short_name(dtype);
   series.chunk = systems.n;
   series.systems = systems.count;
   const auto run = [&](TrilRow row) {
@@ -109,22 +188,40 @@ TrilSeries study_tril(Context& context, const Systems& systems, DType dtype, int
     inverse.buffer().fill_nan();
     row.us_per_matrix =
         median_seconds(context, args, min_time) * 1e6 / static_cast<double>(systems.count);
-    measure_errors(systems, inverse, &row);
+    measure_errors(systems, inverse.to_doubles(), &row);
     series.rows.push_back(row);
   };
-  TrilRow identity;
-  for (int64_t m = 0; m < systems.count; ++m) {
-    for (int64_t i = 0; i < systems.n; ++i) {
-      for (int64_t j = 0; j < systems.n; ++j) {
-        inverse.set((m * systems.n + i) * systems.n + j, i == j ? 1 : 0);
-      }
-    }
-  }
-  measure_errors(systems, inverse, &identity);
-  series.rows.push_back(identity);
+  series.rows.push_back(row_of_identities(systems));
   for (int i = 1; i <= max_iterations; ++i) run({.iterations = i});
   run({.method = SolveMethod::kExact, .iterations = 1});
   series.rows.back().iterations = 0;
+  return series;
+}
+
+TrilSeries study_bf16_products(const Systems& systems, int max_iterations) {
+  const int64_t n = systems.n, elements = n * n;
+  std::vector<float> L(systems.L.size()), X(systems.L.size());
+  for (size_t i = 0; i < L.size(); ++i) L[i] = bf16(static_cast<float>(systems.L[i]));
+  std::vector<double> wide = identities(systems);
+  std::copy(wide.begin(), wide.end(), X.begin());
+  std::vector<float> X16(static_cast<size_t>(elements)), P(static_cast<size_t>(elements));
+
+  TrilSeries series;
+  series.arithmetic = "bf16_mm";
+  series.chunk = n;
+  series.systems = systems.count;
+  series.rows.push_back(row_of_identities(systems));
+  for (int i = 1; i <= max_iterations; ++i) {
+    for (int64_t m = 0; m < systems.count; ++m) {
+      iterate_bf16_products(L.data() + m * elements, n, X.data() + m * elements, X16.data(),
+                            P.data());
+    }
+    std::copy(X.begin(), X.end(), wide.begin());
+    TrilRow row;
+    row.iterations = i;
+    measure_errors(systems, wide, &row);
+    series.rows.push_back(row);
+  }
   return series;
 }
 

@@ -26,7 +26,7 @@ struct Options {
   double scale = 0;
   uint64_t seed = 1;
   int threads = 0;
-  bool quick = false, json = false;
+  bool quick = false, summary = false, json = false;
   CLI::Option *l2norm_given = nullptr, *scale_given = nullptr;
 };
 
@@ -132,17 +132,19 @@ void verify_user_file(const Options& o, Collector* to) {
   verify_file(std::filesystem::path(o.file).filename().string(), input, repeat, to);
 }
 
+// How near to its bound: past 1 it is broken. A zero bound met has no ratio; NaN is beyond
+// everything.
+double distance(const verify::Comparison& c) {
+  if (std::isnan(c.error)) return 1e300;
+  if (!c.ok()) return 2 + c.error;
+  return c.bound > 0 ? c.error / c.bound : 0;
+}
+
 // The comparison that is nearest to its bound, or furthest beyond it; of "out" or of the others.
 const verify::Comparison* worst(const Row& row, bool out) {
   const verify::Comparison* found = nullptr;
   for (const verify::Comparison& c : row.comparisons) {
     if ((c.tensor == row.comparisons.front().tensor) != out) continue;
-    // A zero bound met has no ratio; NaN is beyond everything.
-    const auto distance = [](const verify::Comparison& x) {
-      return x.ok()                ? (x.bound > 0 ? x.error / x.bound : 0)
-             : std::isnan(x.error) ? 1e300
-                                   : 2 + x.error;
-    };
     if (found == nullptr || distance(c) > distance(*found)) found = &c;
   }
   return found;
@@ -164,6 +166,47 @@ void print_table(const std::vector<Row>& rows) {
   }
   table.print();
   std::printf("\nErrors and bounds are L2 norms relative to the reference's.\n");
+}
+
+// A row for each operator and kernel: how many checks, and of the outputs and of the states
+// the one nearest to its bound.
+void print_summary(const std::vector<Row>& rows) {
+  struct Group {
+    std::string op, kernel;
+    std::vector<const Row*> rows;
+  };
+  std::vector<Group> groups;
+  for (const Row& row : rows) {
+    const auto same = [&](const Group& g) { return g.op == row.op && g.kernel == row.kernel; };
+    auto group = std::find_if(groups.begin(), groups.end(), same);
+    if (group == groups.end()) {
+      group = groups.insert(groups.end(), {row.op, row.kernel, {}});
+    }
+    group->rows.push_back(&row);
+  }
+  Table table({"op", "kernel", ">checks", ">output: worst error", ">bound", ">state: worst error",
+               ">bound", "verdict"});
+  for (const Group& group : groups) {
+    std::vector<std::string> cells = {group.op, group.kernel, std::to_string(group.rows.size())};
+    for (const bool out : {true, false}) {
+      const verify::Comparison* found = nullptr;
+      for (const Row* row : group.rows) {
+        const verify::Comparison* c = worst(*row, out);
+        if (c != nullptr && (found == nullptr || distance(*c) > distance(*found))) found = c;
+      }
+      cells.push_back(found ? text("%.1e", found->relative_error()) : "-");
+      cells.push_back(found ? text("%.1e", found->relative_bound()) : "-");
+    }
+    const bool ok =
+        std::all_of(group.rows.begin(), group.rows.end(), [](const Row* row) { return row->ok(); });
+    cells.push_back(ok ? "ok" : "BROKEN");
+    table.add(std::move(cells));
+  }
+  table.print();
+  std::printf(
+      "\nErrors and bounds are L2 norms relative to the reference's; shown is the check that is "
+      "nearest "
+      "to its bound.\n");
 }
 
 void print_failures(const std::vector<Row>& rows) {
@@ -256,7 +299,11 @@ int run(const Options& o) {
     for (const Row& row : to.rows) out["results"].push_back(to_json(row));
     std::printf("%s\n", out.dump(2).c_str());
   } else {
-    print_table(to.rows);
+    if (o.summary) {
+      print_summary(to.rows);
+    } else {
+      print_table(to.rows);
+    }
     print_failures(to.rows);
     std::string kernel_names;
     for (const std::string& kernel : to.kernels) {
@@ -312,6 +359,8 @@ void add_verify(CLI::App& app, Action* action) {
       ->excludes(line);
   command->add_option("--seed", o->seed, "Of the generated inputs")->capture_default_str();
   command->add_flag("--quick", o->quick, "A few seconds: one layer, shorter sequences");
+  command->add_flag("--summary", o->summary,
+                    "A row for each operator and kernel in place of one for each check");
   add_threads(command, &o->threads);
   add_kernel(command, &o->kernel);
   add_json(command, &o->json);

@@ -16,6 +16,14 @@ using namespace qwen35;
 
 namespace {
 
+// Exit codes.
+constexpr int kFailed = 1;  // a file is not what it should be
+constexpr int kMisused = 2;
+
+struct Misuse : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
 struct Options {
   std::string model = QWEN35_DEFAULT_MODEL;
   std::string prompt;
@@ -25,15 +33,16 @@ struct Options {
   uint64_t seed = 0;
   int threads = 0;
   std::string logits;
+  CLI::Option* prompt_given = nullptr;
 };
 
 void add_options(CLI::App& app, Options* options) {
   app.add_option("--model", options->model, "Folder of config.json and safetensors")
       ->capture_default_str();
-  auto* prompt = app.add_option("--prompt", options->prompt, "Text to continue");
+  options->prompt_given = app.add_option("--prompt", options->prompt, "Text to continue");
   app.add_option("--tokens", options->tokens, "Token ids to continue, as in 72,101,121")
       ->delimiter(',')
-      ->excludes(prompt);
+      ->excludes(options->prompt_given);
   app.add_option("--max-new-tokens", options->max_new_tokens, "How many tokens to make at most")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
@@ -88,12 +97,15 @@ void run(const Options& options) {
   const Config config = read_config(options.model);  // what is wrong there shows before a long load
   const auto tokenizer = ByteTokenizer::read(options.model);
   if (!options.prompt.empty() && !tokenizer) {
-    throw std::runtime_error(options.model + " has no byte tokenizer: give --tokens in place of " +
-                             "--prompt");
+    throw Misuse(options.model + " has no byte tokenizer: give --tokens in place of --prompt");
   }
   const std::vector<int64_t> prompt =
       options.prompt.empty() ? options.tokens : tokenizer->encode(options.prompt);
-  if (prompt.empty()) throw std::runtime_error("nothing to continue: give --prompt or --tokens");
+  if (prompt.empty()) {
+    throw Misuse(options.prompt_given->count() > 0
+                     ? "--prompt is empty, expected some text to continue"
+                     : "nothing to continue, expected --prompt or --tokens");
+  }
 
   Model model(options.model, options.threads);
 
@@ -140,12 +152,21 @@ int main(int argc, char** argv) {
   CLI::App app("A Qwen3.5 text model on libgdn: continues a prompt.", "qwen35");
   Options options;
   add_options(app, &options);
-  CLI11_PARSE(app, argc, argv);
+  const auto say = [](const std::exception& error, int code) {
+    std::fprintf(stderr, "qwen35: %s\n", error.what());
+    return code;
+  };
   try {
+    app.parse(argc, argv);
     run(options);
     return 0;
+  } catch (const CLI::Success& help) {
+    return app.exit(help);
+  } catch (const CLI::Error& error) {
+    return say(error, kMisused);
+  } catch (const Misuse& error) {
+    return say(error, kMisused);
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "qwen35: %s\n", error.what());
-    return 1;
+    return say(error, kFailed);
   }
 }

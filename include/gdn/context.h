@@ -14,7 +14,8 @@ struct Context {
   Executor* executor = nullptr;
 
   // Scratch memory, aligned to 64 bytes and of at least Plan::workspace_bytes, for one call at a
-  // time. Not given: the call allocates what it needs and frees it.
+  // time. Not given: the call allocates what it needs and frees it. With or without, a call that
+  // writes more than 256 slots named by indices allocates a table of them while it is checked.
   void* workspace = nullptr;
   size_t workspace_bytes = 0;
 
@@ -22,7 +23,7 @@ struct Context {
   // chooses.
   const char* kernel = nullptr;
 
-  // A GPU backend's stream; the CPU ignores it.
+  // For a backend whose device has streams. The backends on the CPU ignore it.
   void* stream = nullptr;
 };
 

@@ -111,6 +111,8 @@ GDN_API Status chunk(Context& context, const ChunkArgs& args);
 // with float32 states it gives the bits of T calls of one token.
 struct RecurrentArgs : DeltaRuleArgs {
   explicit RecurrentArgs(StateLayout layout) : DeltaRuleArgs(layout) {}
+  // Tensors and options of another call, a prefill say; what is not the same is set afterwards.
+  explicit RecurrentArgs(const DeltaRuleArgs& other) : DeltaRuleArgs(other) {}
 };
 GDN_API Status recurrent(Context& context, const RecurrentArgs& args);
 

@@ -52,7 +52,7 @@ struct Shape {
 // The names are static strings.
 struct Plan {
   Op op = Op::kChunk;
-  std::string_view backend;         // "cpu", "reference", "cuda"
+  std::string_view backend;         // "cpu", "reference", or that of a device's library
   std::string_view kernel;          // as listed by kernels()
   std::string_view reason;          // why this kernel
   Compute compute = Compute::kF32;  // what the matrix products take

@@ -33,6 +33,15 @@ const SlotWrite* SlotWrites::find(int64_t slot) const {
   return found != end && found->slot == slot ? found : nullptr;
 }
 
+void check_slot_per_sequence(Check& check, const char* pool, const TensorView& view, int64_t N) {
+  if (!check.ok() || view.rank < 1 || view.rank > TensorView::kMaxRank || view.shape[0] <= N)
+    return;
+  check.fail(StatusCode::kInvalidArgument, pool,
+             "has " + std::to_string(view.shape[0]) + " slots for " + std::to_string(N) +
+                 (N == 1 ? " sequence" : " sequences"),
+             "as many, or " + std::string(pool) + "_indices");
+}
+
 void check_state_indices(Check& check, const StateArgs& args, const SequenceTable& sequences,
                          Accepted accepted, Shape* shape, StateSlots* slots) {
   const TensorView& initial_indices = args.initial_state_indices;

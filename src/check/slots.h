@@ -35,7 +35,7 @@ class SlotWrites {
   const SlotWrite* find(int64_t slot) const;
 
  private:
-  static constexpr int64_t kFew = 64;  // a decode batch of usual size
+  static constexpr int64_t kFew = 256;  // a large decode batch, in 6 KiB of stack
   SlotWrite few_[kFew];
   std::vector<SlotWrite> many_;
   SlotWrite* items_;
@@ -51,6 +51,10 @@ void check_slot(Check& check, int64_t slot, int64_t slots, const char* pool,
   check.fail(StatusCode::kOutOfRange, element(), "is " + std::to_string(slot),
              "less than " + std::to_string(slots) + ", the slots of " + pool);
 }
+
+// Without indices slot n is sequence n's. More slots than sequences are a pool whose indices
+// somebody forgot, and the message says so.
+void check_slot_per_sequence(Check& check, const char* pool, const TensorView& view, int64_t N);
 
 // How num_accepted may be meant: it picks a column of initial_state_indices or, where those have
 // none, says how much of the one slot is right.
@@ -99,15 +103,19 @@ void check_states(Check& check, const Args& all, Accepted accepted, Problem* pro
   const int64_t N = problem->sequences.count;
   const bool in_place =
       args.reads() && args.writes() && same_tensor(args.initial_state, args.final_state);
-  const auto slots = [&](const TensorView& indices) {
-    return indices.given() ? Extent("slots") : Extent(N);
+  const auto slots = [&](const char* name, const TensorView& view, const TensorView& indices) {
+    if (indices.given()) return Extent("slots");
+    check_slot_per_sequence(check, name, view, N);
+    return Extent(N);
   };
   if (args.reads()) {
-    state("initial_state", args.initial_state, slots(args.initial_state_indices),
+    state("initial_state", args.initial_state,
+          slots("initial_state", args.initial_state, args.initial_state_indices),
           in_place ? Access::kShared : Access::kRead);
   }
   if (args.writes()) {
-    state("final_state", args.final_state, slots(args.final_state_indices), Access::kWrite);
+    state("final_state", args.final_state,
+          slots("final_state", args.final_state, args.final_state_indices), Access::kWrite);
   }
   if (check.ok() && args.reads() && args.writes() && !in_place &&
       overlap(args.initial_state, args.final_state)) {

@@ -2,7 +2,7 @@
 // state on hand; u, w and the states between chunks never go to memory. The steps of a chunk, which
 // docs/algorithm.md derives:
 //
-// 1. pack_rows: k and q of the chunk to float rows and columns, l2-normalised on request.
+// 1. pack_rows: k and q of the chunk to float rows, k to columns, and norm factors of the rows.
 // 2. gram: K K^T and Q K^T, once for all value heads of the q/k head.
 // 3. compute_chunk_gates, per value head: decays, -A and P (chunk_gates-inl.h).
 // 4. Per panel of V columns, all of it before the next panel, so that the panel stays in L1:
@@ -14,42 +14,44 @@
 GDN_BEFORE_KERNELS()
 namespace gdn::cpu::GDN_ISA {
 
-// Rows of tokens t0 .. t0 + count - 1 of k or q as floats, zeros from there to kChunk.
+// Rows of tokens t0 .. t0 + count - 1 of k or q as floats, zeros from there to kChunk, and their
+// norm factors: what a row is to be multiplied with goes onto the products, which are fewer.
 template <class T>
 HWY_INLINE void pack_rows(const DeltaRuleProblem& problem, const TokenTensor& tensor,
                           const Sequence& sequence, int64_t t0, int64_t count, int64_t head,
-                          float* rows) {
+                          float* rows, float* norms) {
   const int64_t K = problem.shape.K, padded = padded_k(K);
   for (int64_t i = 0; i < kChunk; ++i) {
-    float* row = rows + i * padded;
+    float* row = rows + i * kRowStride;
+    norms[i] = 1.0f;
     if (i >= count) {
       std::fill_n(row, padded, 0.0f);
       continue;
     }
     load_row(reinterpret_cast<const T*>(tensor.at(sequence, t0 + i, head)), K, row);
     std::fill(row + K, row + padded, 0.0f);
-    if (problem.use_qk_l2norm) {
-      const Vec factor = hn::Set(F32(), inverse_norm(row, K, problem.l2norm_eps));
-      int64_t k = 0;
-      for (; k + kLanes <= padded; k += kLanes) store(hn::Mul(load(row + k), factor), row + k);
-      for (; k < padded; ++k) row[k] *= hn::GetLane(factor);
-    }
+    if (problem.use_qk_l2norm) norms[i] = sum_of_squares(row, K);
   }
+  if (problem.use_qk_l2norm) to_inverse_norms(norms, kChunk, problem.l2norm_eps);
 }
 
-// gram[r][j] = row r . k_j, the rows of k first, then those of q. All of the square: the triangle
-// that is needed saves nothing at this size.
-HWY_INLINE void gram(const float* columns, int64_t K, float* gram) {
+// gram[r][j] = row r . k_j, of the normalised rows, the rows of k first, then those of q. All of
+// the square: the triangle that is needed saves nothing at this size.
+HWY_INLINE void gram(const ChunkScratch& scratch, int64_t K) {
   constexpr int kN = kChunk / kLanes;
-  constexpr int kR = kN >= 8 ? 2 : 16 / kN;
+  constexpr int kR = kRows * kVecs / kN;
   for (int r = 0; r < 2 * kChunk; r += kR) {
     Tile<kR, kN> tile;
     set_zero(tile);
-    add_product<1>(tile, columns + r, 2 * kChunk, columns, 2 * kChunk, K);
+    add_product<kRowStride>(tile, scratch.rows + r * kRowStride, 1, scratch.columns, kChunk, K);
 #pragma GCC unroll 16
     for (int i = 0; i < kR; ++i) {
 #pragma GCC unroll 16
-      for (int j = 0; j < kN; ++j) store(tile.at[i][j], gram + (r + i) * kChunk + j * kLanes);
+      for (int j = 0; j < kN; ++j) {
+        const Vec factor =
+            hn::Mul(hn::Set(F32(), scratch.norms[r + i]), load(scratch.norms + j * kLanes));
+        store(hn::Mul(factor, tile.at[i][j]), scratch.gram + (r + i) * kChunk + j * kLanes);
+      }
     }
   }
 }
@@ -64,45 +66,59 @@ struct PanelStep : PanelRows<T> {
 
   // V_new and its decayed copy, for the row tiles that have tokens.
   HWY_INLINE void solve() const {
-    const F32 d;
-    const ChunkGates& gates = *scratch.gates;
-    float* v_new = scratch.v_new;
-    float* decayed = scratch.decayed;
-    for (int r = 0; r < count; r += kRows) {
-      const int64_t tokens = std::min<int64_t>(kRows, count - r);
-      for (int64_t i = 0; i < tokens; ++i) prefetch_row(this->v_row(r + i), panel.width);
+#pragma GCC unroll 2
+    for (int r = 0; r < kChunk; r += kRows) {
+      if (r >= count) break;
+      this->prefetch_values(r);
       Tile<kRows, kVecs> tile;
       set_zero(tile);
-      add_product<1>(tile, scratch.columns + r, 2 * kChunk, panel.state, kPanel, K);
+      add_product<kRowStride>(tile, scratch.rows + r * kRowStride, 1, panel.state, kPanel, K);
+      if (HWY_LIKELY(this->is_full_tile(r))) {
+        to_residual<true>(tile, r);
+      } else {
+        to_residual<false>(tile, r);
+      }
+      substitute(tile, r);
+    }
+  }
+  // From S k_i to beta_i (v_i - exp(G_i) S k_i).
+  template <bool kFullTile>
+  HWY_INLINE void to_residual(Tile<kRows, kVecs>& tile, int r) const {
+    const F32 d;
+    const ChunkGates& gates = *scratch.gates;
 #pragma GCC unroll 16
-      for (int i = 0; i < kRows; ++i) {
-        const Vec beta = hn::Set(d, gates.beta[r + i]);
-        const Vec decay = hn::Set(d, gates.from_start[r + i]);
-        const bool token = i < tokens;
+    for (int i = 0; i < kRows; ++i) {
+      const Vec beta = hn::Set(d, gates.beta[r + i]);
+      const Vec decay = hn::Set(d, gates.key_decay[r + i]);
+#pragma GCC unroll 16
+      for (int j = 0; j < kVecs; ++j) {
+        const Vec v = this->template value<kFullTile>(r + i, j);
+        tile.at[i][j] = hn::Mul(beta, hn::NegMulAdd(decay, tile.at[i][j], v));
+      }
+    }
+  }
+  // From the residual to V_new: rows of earlier tiles first, then those of this one.
+  HWY_INLINE void substitute(Tile<kRows, kVecs>& tile, int r) const {
+    const F32 d;
+    const ChunkGates& gates = *scratch.gates;
+    float* v_new = scratch.v_new + r * kPanel;
+    float* decayed = scratch.decayed + r * kPanel;
+    add_product<kChunk>(tile, &gates.minus_a[r][0], 1, scratch.v_new, kPanel, r);
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 16
+      for (int m = i + 1; m < kRows; ++m) {
+        const Vec a = hn::Set(d, gates.minus_a[r + m][r + i]);
 #pragma GCC unroll 16
         for (int j = 0; j < kVecs; ++j) {
-          const Vec v = HWY_LIKELY(token) ? this->load_columns(this->v_row(r + i), j) : hn::Zero(d);
-          tile.at[i][j] = hn::Mul(beta, hn::NegMulAdd(decay, tile.at[i][j], v));
+          tile.at[m][j] = hn::MulAdd(a, tile.at[i][j], tile.at[m][j]);
         }
       }
-      add_product<kChunk>(tile, &gates.minus_a[r][0], 1, v_new, kPanel, r);
+      const Vec to_end = hn::Set(d, gates.to_end[r + i]);
 #pragma GCC unroll 16
-      for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 16
-        for (int m = i + 1; m < kRows; ++m) {
-          const Vec a = hn::Set(d, gates.minus_a[r + m][r + i]);
-#pragma GCC unroll 16
-          for (int j = 0; j < kVecs; ++j) {
-            tile.at[m][j] = hn::MulAdd(a, tile.at[i][j], tile.at[m][j]);
-          }
-        }
-        const Vec to_end = hn::Set(d, gates.to_end[r + i]);
-#pragma GCC unroll 16
-        for (int j = 0; j < kVecs; ++j) {
-          const int64_t at = (r + i) * kPanel + j * kLanes;
-          store(tile.at[i][j], v_new + at);
-          store(hn::Mul(to_end, tile.at[i][j]), decayed + at);
-        }
+      for (int j = 0; j < kVecs; ++j) {
+        store(tile.at[i][j], v_new + i * kPanel + j * kLanes);
+        store(hn::Mul(to_end, tile.at[i][j]), decayed + i * kPanel + j * kLanes);
       }
     }
   }
@@ -110,13 +126,16 @@ struct PanelStep : PanelRows<T> {
   HWY_INLINE void output() const {
     const F32 d;
     const ChunkGates& gates = *scratch.gates;
-    for (int r = 0; r < count; r += kRows) {
+#pragma GCC unroll 2
+    for (int r = 0; r < kChunk; r += kRows) {
+      if (r >= count) break;
       Tile<kRows, kVecs> tile;
       set_zero(tile);
-      add_product<1>(tile, scratch.columns + kChunk + r, 2 * kChunk, panel.state, kPanel, K);
+      add_product<kRowStride>(tile, scratch.rows + (kChunk + r) * kRowStride, 1, panel.state,
+                              kPanel, K);
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; ++i) {
-        const Vec factor = hn::Set(d, gates.from_start[r + i] * problem.scale);
+        const Vec factor = hn::Set(d, gates.query_decay[r + i]);
 #pragma GCC unroll 16
         for (int j = 0; j < kVecs; ++j) tile.at[i][j] = hn::Mul(factor, tile.at[i][j]);
       }
@@ -126,8 +145,15 @@ struct PanelStep : PanelRows<T> {
   }
 
   HWY_INLINE void update_state() const {
+    if (HWY_LIKELY(count > kChunk - kRows)) {
+      update_state(std::integral_constant<int, kChunk>());  // the loop over tokens unrolls
+    } else {
+      update_state((count + kRows - 1) / kRows * kRows);
+    }
+  }
+  template <class Tokens>
+  HWY_INLINE void update_state(Tokens tokens) const {
     const Vec whole = hn::Set(F32(), scratch.gates->whole);
-    const int64_t tokens = (count + kRows - 1) / kRows * kRows;
     const float* decayed = scratch.decayed;
     const float* key = scratch.rows;
     float* state = panel.state;
@@ -140,7 +166,7 @@ struct PanelStep : PanelRows<T> {
           tile.at[i][j] = hn::Mul(whole, load(state + i * kPanel + j * kLanes));
         }
       }
-      add_product<1>(tile, key, K, decayed, kPanel, tokens);
+      add_product<1>(tile, key, kRowStride, decayed, kPanel, tokens);
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 16
@@ -151,9 +177,9 @@ struct PanelStep : PanelRows<T> {
 
   void update_and_store_every_state(int64_t n) const {
     for (int64_t i = 0; i < count; ++i) {
-      const float* key = scratch.rows + i * K;
+      const float* key = scratch.rows + i * kRowStride;
       add_token(panel.state, K, scratch.gates->step[i], scratch.v_new + i * kPanel,
-                [&](int64_t k) { return key[k]; });
+                [&](int64_t k) { return key[k] * scratch.norms[i]; });
       this->store_token_state(n, i, scratch.slot_rows);
     }
   }
@@ -168,10 +194,11 @@ inline void chunk(const DeltaRuleProblem& problem, const Split& split, int64_t i
     walk_chunks<T>(
         problem, split, split.task(index), scratch, [](const Panel&) {},
         [&](const Sequence& sequence, int64_t t0, int64_t count, int64_t head) {
-          pack_rows<T>(problem, problem.k, sequence, t0, count, head, scratch.rows);
-          pack_rows<T>(problem, problem.q, sequence, t0, count, head, scratch.rows + kChunk * K);
-          transpose(scratch.rows, K, 2 * kChunk, K, scratch.columns, 2 * kChunk);
-          gram(scratch.columns, K, scratch.gram);
+          pack_rows<T>(problem, problem.k, sequence, t0, count, head, scratch.rows, scratch.norms);
+          pack_rows<T>(problem, problem.q, sequence, t0, count, head,
+                       scratch.rows + kChunk * kRowStride, scratch.norms + kChunk);
+          transpose(scratch.rows, kRowStride, kChunk, K, scratch.columns, kChunk);
+          gram(scratch, K);
         },
         [] {},
         [&](const PanelRows<T>& rows) {

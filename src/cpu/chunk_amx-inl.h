@@ -104,9 +104,10 @@ struct PanelStepAmx : PanelRows<bf16> {
                       kPanel, rows_of_blocks(count) / kBlock);
   }
 
-  // And what the vectors do with two rows of a block, i and i + 1.
+  // And what the vectors do with rows of a block: two, i and i + 1, or a tile from i on.
 
   // R = beta (V - exp(G) S K), split; zero for padding.
+  template <bool kFullTile>
   HWY_INLINE void residual(int64_t i) const {
     const F32 d;
     const AmxVectors& x = *scratch.operands.vectors;
@@ -116,7 +117,7 @@ struct PanelStepAmx : PanelRows<bf16> {
 #pragma GCC unroll 2
       for (int odd = 0; odd < 2; ++odd) {
         const int64_t row = i + odd;
-        const Vec v = HWY_LIKELY(row < count) ? load_columns(v_row(row), j) : hn::Zero(d);
+        const Vec v = this->template value<kFullTile>(static_cast<int>(row), j);
         const Vec product = load(scratch.products + row * kPanel + j * kLanes);
         rows[odd] =
             hn::Mul(hn::Set(d, x.beta[row]), hn::NegMulAdd(hn::Set(d, x.read[row]), product, v));
@@ -141,16 +142,19 @@ struct PanelStepAmx : PanelRows<bf16> {
     }
   }
   // O = scale exp(G) S Q + P V_new.
-  HWY_INLINE void output_rows(int64_t i) const {
-    for (int64_t row = i; row < std::min(i + 2, count); ++row) {
-      const Vec factor = hn::Set(F32(), scratch.operands.vectors->output[row]);
+  HWY_INLINE void output_tile(int64_t i) const {
+    Tile<kRows, kVecs> tile;
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const Vec factor = hn::Set(F32(), scratch.operands.vectors->output[i + r]);
 #pragma GCC unroll 16
       for (int j = 0; j < kVecs; ++j) {
-        const int64_t at = row * kPanel + j * kLanes;
+        const int64_t at = (i + r) * kPanel + j * kLanes;
         const Vec inside = load(scratch.products + at);
-        store_columns(hn::MulAdd(factor, load(scratch.queries + at), inside), out_row(row), j);
+        tile.at[r][j] = hn::MulAdd(factor, load(scratch.queries + at), inside);
       }
     }
+    store_output(tile, static_cast<int>(i));
   }
   // S <- exp(G_last) S + change, and the copy.
   HWY_INLINE void add_change(int64_t i, const float* change) const {
@@ -171,10 +175,17 @@ struct PanelStepAmx : PanelRows<bf16> {
   HWY_INLINE void run(int64_t n) const {
     const int64_t rows = rows_of_blocks(count), last = rows - kBlock;
     const auto nothing = [](int64_t) {};
-    const auto residuals = [&](int64_t r) { return [=, this](int64_t i) { residual(r + 2 * i); }; };
     const auto splits = [&](int64_t r) { return [=, this](int64_t i) { split_v_new(r + 2 * i); }; };
+    const auto residuals = [&](int64_t r) {
+      // Of rows that are all there, and a whole panel, in the common case.
+      return [=, this, full = r + kBlock <= count && panel.width == kPanel](int64_t i) {
+        full ? residual<true>(r + 2 * i) : residual<false>(r + 2 * i);
+      };
+    };
     const auto outputs = [&](int64_t r) {
-      return [=, this](int64_t i) { output_rows(r + 2 * i); };
+      return [=, this](int64_t i) {
+        if (2 * i % kRows == 0) output_tile(r + 2 * i);
+      };
     };
     const auto beside = [&](const auto& product, float* to, const auto& work) {
       multiply_beside(tiles, product, to, kPanel, work);
@@ -236,15 +247,13 @@ struct PanelStepAmx : PanelRows<bf16> {
 HWY_INLINE void prefetch_part_of_chunk(const DeltaRuleProblem& problem, const Sequence& sequence,
                                        int64_t t0, const Split& split, const Split::Task& task,
                                        int64_t part, int64_t parts) {
-  const auto prefetch_l2 = [](const std::byte* row, int64_t elements) {
-    for (int64_t byte = 0; byte < elements * 2; byte += 64) __builtin_prefetch(row + byte, 0, 2);
-  };
+  constexpr auto size = static_cast<int64_t>(sizeof(bf16));
   const int64_t count = std::min<int64_t>(kAmxChunk, sequence.length - t0);
   for (int64_t t = t0 + count * part / parts; t < t0 + count * (part + 1) / parts; ++t) {
-    prefetch_l2(problem.k.at(sequence, t, task.head), problem.shape.K);
-    prefetch_l2(problem.q.at(sequence, t, task.head), problem.shape.K);
+    prefetch_row_to_l2(problem.k.at(sequence, t, task.head), problem.shape.K * size);
+    prefetch_row_to_l2(problem.q.at(sequence, t, task.head), problem.shape.K * size);
     split.for_each_range(task, [&](int64_t head, int64_t first, int64_t last) {
-      prefetch_l2(problem.v.at(sequence, t, head) + first * 2, last - first);
+      prefetch_row_to_l2(problem.v.at(sequence, t, head) + first * size, (last - first) * size);
     });
   }
 }
@@ -305,8 +314,8 @@ inline void chunk_amx(const DeltaRuleProblem& problem, const Split& split, int64
         prefetch_part_of_chunk(problem, sequence, t0 + kAmxChunk, split, task, number, panels);
       }
       ++number;
-      const PanelStepAmx step{
-          {problem, sequence, panel, t0, count, past_caches}, tiles, scratch, copy_of(panel), K};
+      const PanelStepAmx step{panel_rows<bf16>(problem, sequence, panel, t0, count, past_caches),
+                              tiles, scratch, copy_of(panel), K};
       step.run(task.n);
     });
     const int64_t end = t0 + count;

@@ -99,19 +99,15 @@ HWY_INLINE void pack_rows_for_tiles(const DeltaRuleProblem& problem, const Token
         squares[i] = dot_pairs(squares[i], pairs, pairs);
       }
     }
-    if (!problem.use_qk_l2norm) {
-      store(hn::Set(d, 1.0f), norms + r);
-      continue;
-    }
     transpose_square(squares);
-    Vec sum = hn::Set(d, problem.l2norm_eps);
+    Vec sum = squares[0];
 #pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) sum = hn::Add(sum, squares[i]);
-    const Vec norm = hn::Div(hn::Set(d, 1.0f), hn::Sqrt(sum));
-    const auto tokens =
-        hn::FirstN(d, static_cast<size_t>(std::clamp<int64_t>(count - r, 0, kLanes)));
-    store(hn::IfThenElse(tokens, norm, hn::Set(d, 1.0f)), norms + r);
+    for (int i = 1; i < kLanes; ++i) sum = hn::Add(sum, squares[i]);
+    store(sum, norms + r);
   }
+  if (problem.use_qk_l2norm) to_inverse_norms(norms, kAmxChunk, problem.l2norm_eps);
+  std::fill_n(norms + (problem.use_qk_l2norm ? count : 0),
+              kAmxChunk - (problem.use_qk_l2norm ? count : 0), 1.0f);
 }
 
 // token_pairs from the columns, whose words are pairs along K: the lower halves of two tokens'

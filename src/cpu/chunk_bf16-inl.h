@@ -11,16 +11,17 @@
 GDN_BEFORE_KERNELS()
 namespace gdn::cpu::GDN_ISA {
 
+// As kRowStride (chunk_walk-inl.h), for rows of pairs.
+constexpr int kPairStride = 256 / 2 + 16;
+
 struct ChunkBf16Scratch {
-  ChunkScratch common;    // state, gram, v_new, gates; its rows and columns hold the pairs
-  uint32_t* rows;         // [2 kChunk][K / 2]: pairs along K of the k rows, then of the q rows
-  uint32_t* columns;      // [K / 2][2 kChunk]: their transpose
-  uint32_t* token_pairs;  // [kChunk / 2][K]: pairs of consecutive tokens of k
+  ChunkScratch common;  // state, gram, v_new, gates; its rows and columns hold the pairs
+  uint32_t* rows;       // [2 kChunk][kPairStride]: pairs along K of the k rows, then of the q rows
+  uint32_t* columns;    // [K / 2][kChunk]: the k rows, transposed
+  uint32_t* token_pairs;  // [K][kChunk / 2]: pairs of consecutive tokens of k
   uint32_t* state;        // bfloat16 copy of the panels: [K / 2][kPanel] pairs along K each
   uint32_t* decayed;      // [kChunk / 2][kPanel]: token pairs
-  float* norms;           // [2 kChunk]: row scales of k, then of q
-  float* to_end;          // [kChunk]: exp(G_last - G_i) times the row scale of k_i
-  float* from_end;        // [kChunk]: its inverse; 0 where it is too small to divide by
+  float* from_end;        // [kChunk]: 1 / to_end of the gates; 0 where it is too small to divide by
   size_t bytes;
 
   ChunkBf16Scratch(const Shape& shape, const Split& split, std::byte* base)
@@ -28,22 +29,25 @@ struct ChunkBf16Scratch {
     const int64_t K = padded_k(shape.K);
     rows = reinterpret_cast<uint32_t*>(common.rows);
     columns = reinterpret_cast<uint32_t*>(common.columns);
-    // rows and columns take half of what chunk-inl.h needs there: the token pairs fit in behind.
-    token_pairs = rows + kChunk * K;
+    // The pairs take half of what chunk-inl.h needs for rows: the token pairs fit in behind.
+    token_pairs = rows + 2 * kChunk * kPairStride;
     decayed = reinterpret_cast<uint32_t*>(common.decayed);
-    norms = reinterpret_cast<float*>(columns + kChunk * K);
-    to_end = norms + 2 * kChunk;
-    from_end = to_end + kChunk;
     state = reinterpret_cast<uint32_t*>(reinterpret_cast<uintptr_t>(base) + common.bytes);
-    bytes = common.bytes +
-            static_cast<size_t>(panel_floats(split.max_units(), K)) / 2 * sizeof(uint32_t);
+    const int64_t state_pairs = panel_floats(split.max_units(), K) / 2;
+    from_end = reinterpret_cast<float*>(state + state_pairs);
+    bytes = common.bytes + static_cast<size_t>(state_pairs + kChunk) * sizeof(float);
   }
 };
-// norms, to_end and from_end stand behind the columns.
-static_assert(kChunk * 8 >= 4 * kChunk);
+static_assert(256 * kChunk / 2 <= 2 * kChunk * (kRowStride - kPairStride));
 
 inline size_t chunk_bf16_scratch(const Shape& shape, const Split& split) {
   return ChunkBf16Scratch(shape, split, nullptr).bytes;
+}
+
+HWY_INLINE void copy_row(const bf16* from, int64_t n, bf16* to) {
+  int64_t i = 0;
+  for (; i + 32 <= n; i += 32) _mm512_storeu_si512(to + i, _mm512_loadu_si512(from + i));
+  if (i < n) std::memcpy(to + i, from + i, static_cast<size_t>(n - i) * sizeof(bf16));
 }
 
 // Rows of k or q as they are, and their row scales; zeros from `count` to kChunk.
@@ -51,66 +55,56 @@ HWY_INLINE void pack_raw_rows(const DeltaRuleProblem& problem, const TokenTensor
                               const Sequence& sequence, int64_t t0, int64_t count, int64_t head,
                               uint32_t* rows, float* norms) {
   const int64_t K = problem.shape.K, padded = padded_k(K);
-  alignas(64) float values[256 + 8];
   for (int64_t i = 0; i < kChunk; ++i) {
-    uint32_t* row = rows + i * padded / 2;
+    uint32_t* row = rows + i * kPairStride;
     norms[i] = 1.0f;
     if (i >= count) {
       std::fill_n(row, padded / 2, 0u);
       continue;
     }
+    const auto* from = reinterpret_cast<const bf16*>(tensor.at(sequence, t0 + i, head));
     row[padded / 2 - 1] = 0;
     std::fill_n(row + K / 2, (padded - K) / 2, 0u);
-    const std::byte* from = tensor.at(sequence, t0 + i, head);
-    std::memcpy(row, from, static_cast<size_t>(K) * sizeof(uint16_t));
-    if (problem.use_qk_l2norm) {
-      load_row(reinterpret_cast<const bf16*>(from), K, values);
-      norms[i] = inverse_norm(values, K, problem.l2norm_eps);
-    }
+    copy_row(from, K, reinterpret_cast<bf16*>(row));
+    if (problem.use_qk_l2norm) norms[i] = sum_of_squares(from, K);
   }
+  if (problem.use_qk_l2norm) to_inverse_norms(norms, kChunk, problem.l2norm_eps);
 }
 
-// token_pairs[i][k] = (k_2i[k], k_2i+1[k]).
-HWY_INLINE void pair_tokens(const uint32_t* rows, int64_t K, uint32_t* token_pairs) {
-  const __m512i interleave_low =
-      _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6,
-                       37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
-  for (int64_t i = 0; i < kChunk / 2; ++i) {
-    const auto* even = reinterpret_cast<const uint16_t*>(rows + 2 * i * K / 2);
-    const auto* odd = even + K;
-    uint32_t* to = token_pairs + i * K;
-    int64_t k = 0;
-    for (; k + kLanes <= K; k += kLanes) {
-      const __m512i low =
-          _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(even + k)));
-      const __m512i high =
-          _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(odd + k)));
-      _mm512_storeu_si512(to + k, _mm512_permutex2var_epi16(low, interleave_low, high));
-    }
-    for (; k < K; ++k) to[k] = even[k] | static_cast<uint32_t>(odd[k]) << 16;
+// token_pairs[k][i] = (k_2i[k], k_2i+1[k]): a row of `columns` has the two rows k, k + 1 of it,
+// whose elements alternate there.
+HWY_INLINE void pair_tokens(const uint32_t* columns, int64_t K, uint32_t* token_pairs) {
+  static_assert(kChunk == kLanes);
+  const __m512i even_then_odd =
+      _mm512_set_epi16(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1,  //
+                       30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+  for (int64_t k = 0; k < K; k += 2) {
+    const __m512i both = _mm512_loadu_si512(columns + k / 2 * kChunk);
+    _mm512_storeu_si512(token_pairs + k * (kChunk / 2),
+                        _mm512_permutexvar_epi16(even_then_odd, both));
   }
 }
 
 // The gram matrix of the normalised rows.
 HWY_INLINE void gram_of_pairs(const ChunkBf16Scratch& scratch, int64_t K) {
-  const Vec key_norms = load(scratch.norms);
+  const Vec key_norms = load(scratch.common.norms);
   for (int r = 0; r < 2 * kChunk; r += 16) {
     Tile<16, 1> tile;
     set_zero(tile);
-    add_pair_product<1>(tile, scratch.columns + r, 2 * kChunk, scratch.columns, 2 * kChunk, K / 2);
+    add_pair_product<kPairStride>(tile, scratch.rows + r * kPairStride, 1, scratch.columns, kChunk,
+                                  K / 2);
 #pragma GCC unroll 16
     for (int i = 0; i < 16; ++i) {
-      const Vec scale = hn::Mul(key_norms, hn::Set(F32(), scratch.norms[r + i]));
+      const Vec scale = hn::Mul(key_norms, hn::Set(F32(), scratch.common.norms[r + i]));
       store(hn::Mul(scale, tile.at[i][0]), scratch.common.gram + (r + i) * kChunk);
     }
   }
 }
 static_assert(kChunk == kLanes, "gram_of_pairs takes a row of the gram matrix as one vector");
 
-HWY_INLINE void scale_decays(const ChunkBf16Scratch& scratch) {
+HWY_INLINE void invert_to_end(const ChunkBf16Scratch& scratch) {
   const F32 d;
-  const Vec to_end = hn::Mul(load(scratch.common.gates->to_end), load(scratch.norms));
-  store(to_end, scratch.to_end);
+  const Vec to_end = load(scratch.common.gates->to_end);
   // Below 1e-25 nothing of v_new arrives in the state, and the quotient would overflow.
   const auto usable = hn::Gt(to_end, hn::Set(d, 1e-25f));
   store(hn::IfThenElseZero(usable, hn::Div(hn::Set(d, 1.0f), to_end)), scratch.from_end);
@@ -133,58 +127,73 @@ struct PanelStepBf16 : PanelRows<bf16> {
   int64_t K;        // padded
 
   HWY_INLINE void solve() const {
-    const F32 d;
-    const ChunkGates& gates = *scratch.common.gates;
-    float* v_new = scratch.common.v_new;
-    uint32_t* pairs = scratch.decayed;
-    for (int r = 0; r < count; r += kRows) {
-      const int64_t tokens = std::min<int64_t>(kRows, count - r);
-      for (int64_t i = 0; i < tokens; ++i) prefetch_row(v_row(r + i), panel.width);
+#pragma GCC unroll 2
+    for (int r = 0; r < kChunk; r += kRows) {
+      if (r >= count) break;
+      prefetch_values(r);
       Tile<kRows, kVecs> tile;
       set_zero(tile);
-      add_pair_product<1>(tile, scratch.columns + r, 2 * kChunk, state, kPanel, K / 2);
+      add_pair_product<kPairStride>(tile, scratch.rows + r * kPairStride, 1, state, kPanel, K / 2);
+      if (HWY_LIKELY(is_full_tile(r))) {
+        to_residual<true>(tile, r);
+      } else {
+        to_residual<false>(tile, r);
+      }
+      substitute(tile, r);
+    }
+  }
+  // From S k_i, k_i not normalised, to beta_i (v_i - exp(G_i) S k_i).
+  template <bool kFullTile>
+  HWY_INLINE void to_residual(Tile<kRows, kVecs>& tile, int r) const {
+    const F32 d;
+    const ChunkGates& gates = *scratch.common.gates;
 #pragma GCC unroll 16
-      for (int i = 0; i < kRows; ++i) {
-        const Vec beta = hn::Set(d, gates.beta[r + i]);
-        const Vec decay = hn::Set(d, gates.from_start[r + i] * scratch.norms[r + i]);
-        const bool token = i < tokens;
+    for (int i = 0; i < kRows; ++i) {
+      const Vec beta = hn::Set(d, gates.beta[r + i]);
+      const Vec decay = hn::Set(d, gates.key_decay[r + i]);
+#pragma GCC unroll 16
+      for (int j = 0; j < kVecs; ++j) {
+        const Vec v = value<kFullTile>(r + i, j);
+        tile.at[i][j] = hn::Mul(beta, hn::NegMulAdd(decay, tile.at[i][j], v));
+      }
+    }
+  }
+  // From the residual to V_new, and its rounded decayed copy.
+  HWY_INLINE void substitute(Tile<kRows, kVecs>& tile, int r) const {
+    const F32 d;
+    const ChunkGates& gates = *scratch.common.gates;
+    float* v_new = scratch.common.v_new + r * kPanel;
+    uint32_t* pairs = scratch.decayed + r / 2 * kPanel;
+    add_product<kChunk>(tile, &gates.minus_a[r][0], 1, scratch.common.v_new, kPanel, r);
+    Vec previous[kVecs] = {};
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) {
+      const Vec to_end = hn::Set(d, gates.to_end[r + i]);
+      const Vec from_end = hn::Set(d, scratch.from_end[r + i]);
+      Vec rounded[kVecs];
+#pragma GCC unroll 16
+      for (int j = 0; j < kVecs; ++j) {
+        const Vec decayed = hn::Mul(to_end, tile.at[i][j]);
+        rounded[j] = rounded_to_bf16(decayed);
+        tile.at[i][j] = hn::MulAdd(hn::Sub(rounded[j], decayed), from_end, tile.at[i][j]);
+      }
+#pragma GCC unroll 16
+      for (int m = i + 1; m < kRows; ++m) {
+        const Vec a = hn::Set(d, gates.minus_a[r + m][r + i]);
 #pragma GCC unroll 16
         for (int j = 0; j < kVecs; ++j) {
-          const Vec v = HWY_LIKELY(token) ? load_columns(v_row(r + i), j) : hn::Zero(d);
-          tile.at[i][j] = hn::Mul(beta, hn::NegMulAdd(decay, tile.at[i][j], v));
+          tile.at[m][j] = hn::MulAdd(a, tile.at[i][j], tile.at[m][j]);
         }
       }
-      add_product<kChunk>(tile, &gates.minus_a[r][0], 1, v_new, kPanel, r);
-      Vec previous[kVecs] = {};
 #pragma GCC unroll 16
-      for (int i = 0; i < kRows; ++i) {
-        const Vec to_end = hn::Set(d, scratch.to_end[r + i]);
-        const Vec from_end = hn::Set(d, scratch.from_end[r + i]);
-        Vec rounded[kVecs];
-#pragma GCC unroll 16
-        for (int j = 0; j < kVecs; ++j) {
-          const Vec decayed = hn::Mul(to_end, tile.at[i][j]);
-          rounded[j] = rounded_to_bf16(decayed);
-          tile.at[i][j] = hn::MulAdd(hn::Sub(rounded[j], decayed), from_end, tile.at[i][j]);
+      for (int j = 0; j < kVecs; ++j) {
+        store(tile.at[i][j], v_new + i * kPanel + j * kLanes);
+        if (i % 2 == 1) {
+          const __m512i low = _mm512_srli_epi32(_mm512_castps_si512(previous[j].raw), 16);
+          const __m512i pair = _mm512_or_si512(low, _mm512_castps_si512(rounded[j].raw));
+          _mm512_storeu_si512(pairs + i / 2 * kPanel + j * kLanes, pair);
         }
-#pragma GCC unroll 16
-        for (int m = i + 1; m < kRows; ++m) {
-          const Vec a = hn::Set(d, gates.minus_a[r + m][r + i]);
-#pragma GCC unroll 16
-          for (int j = 0; j < kVecs; ++j) {
-            tile.at[m][j] = hn::MulAdd(a, tile.at[i][j], tile.at[m][j]);
-          }
-        }
-#pragma GCC unroll 16
-        for (int j = 0; j < kVecs; ++j) {
-          store(tile.at[i][j], v_new + (r + i) * kPanel + j * kLanes);
-          if (i % 2 == 1) {
-            const __m512i low = _mm512_srli_epi32(_mm512_castps_si512(previous[j].raw), 16);
-            const __m512i pair = _mm512_or_si512(low, _mm512_castps_si512(rounded[j].raw));
-            _mm512_storeu_si512(pairs + (r + i) / 2 * kPanel + j * kLanes, pair);
-          }
-          previous[j] = rounded[j];
-        }
+        previous[j] = rounded[j];
       }
     }
   }
@@ -192,14 +201,16 @@ struct PanelStepBf16 : PanelRows<bf16> {
   HWY_INLINE void output() const {
     const F32 d;
     const ChunkGates& gates = *scratch.common.gates;
-    for (int r = 0; r < count; r += kRows) {
+#pragma GCC unroll 2
+    for (int r = 0; r < kChunk; r += kRows) {
+      if (r >= count) break;
       Tile<kRows, kVecs> tile;
       set_zero(tile);
-      add_pair_product<1>(tile, scratch.columns + kChunk + r, 2 * kChunk, state, kPanel, K / 2);
+      add_pair_product<kPairStride>(tile, scratch.rows + (kChunk + r) * kPairStride, 1, state,
+                                    kPanel, K / 2);
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; ++i) {
-        const Vec factor =
-            hn::Set(d, gates.from_start[r + i] * scratch.norms[kChunk + r + i] * problem.scale);
+        const Vec factor = hn::Set(d, gates.query_decay[r + i]);
 #pragma GCC unroll 16
         for (int j = 0; j < kVecs; ++j) tile.at[i][j] = hn::Mul(factor, tile.at[i][j]);
       }
@@ -209,8 +220,15 @@ struct PanelStepBf16 : PanelRows<bf16> {
   }
 
   HWY_INLINE void update_state() const {
+    if (HWY_LIKELY(count > kChunk - kRows)) {
+      update_state(std::integral_constant<int, kChunk>());  // the loop over tokens unrolls
+    } else {
+      update_state((count + kRows - 1) / kRows * kRows);
+    }
+  }
+  template <class Tokens>
+  HWY_INLINE void update_state(Tokens tokens) const {
     const Vec whole = hn::Set(F32(), scratch.common.gates->whole);
-    const int64_t pairs = (count + kRows - 1) / kRows * kRows / 2;
     const uint32_t* decayed = scratch.decayed;
     const uint32_t* key = scratch.token_pairs;
     float* s = panel.state;
@@ -224,7 +242,7 @@ struct PanelStepBf16 : PanelRows<bf16> {
           tile.at[i][j] = hn::Mul(whole, load(s + i * kPanel + j * kLanes));
         }
       }
-      add_pair_product<1>(tile, key, K, decayed, kPanel, pairs);
+      add_pair_product<kChunk / 2>(tile, key, 1, decayed, kPanel, tokens / 2);
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; i += 2) {
 #pragma GCC unroll 16
@@ -235,7 +253,7 @@ struct PanelStepBf16 : PanelRows<bf16> {
                               make_pairs(tile.at[i][j], tile.at[i + 1][j]));
         }
       }
-      key += kRows;
+      key += kRows * (kChunk / 2);
       s += kRows * kPanel;
       copy += kRows / 2 * kPanel;
     }
@@ -243,9 +261,9 @@ struct PanelStepBf16 : PanelRows<bf16> {
 
   void update_and_store_every_state(int64_t n) const {
     for (int64_t i = 0; i < count; ++i) {
-      const auto* key = reinterpret_cast<const uint16_t*>(scratch.rows + i * K / 2);
+      const auto* key = reinterpret_cast<const uint16_t*>(scratch.rows + i * kPairStride);
       add_token(panel.state, K, scratch.common.gates->step[i], scratch.common.v_new + i * kPanel,
-                [&](int64_t k) { return bf16_to_float(key[k]) * scratch.norms[i]; });
+                [&](int64_t k) { return bf16_to_float(key[k]) * scratch.common.norms[i]; });
       store_token_state(n, i, scratch.common.slot_rows);
     }
     round_panel(panel.state, K, state);
@@ -264,15 +282,16 @@ inline void chunk_bf16(const DeltaRuleProblem& problem, const Split& split, int6
       [&](const Panel& panel) { round_panel(panel.state, K, state_of(panel)); },
       [&](const Sequence& sequence, int64_t t0, int64_t count, int64_t head) {
         const int64_t pairs = K / 2;
-        pack_raw_rows(problem, problem.k, sequence, t0, count, head, scratch.rows, scratch.norms);
-        pack_raw_rows(problem, problem.q, sequence, t0, count, head, scratch.rows + kChunk * pairs,
-                      scratch.norms + kChunk);
-        transpose(reinterpret_cast<const float*>(scratch.rows), pairs, 2 * kChunk, pairs,
-                  reinterpret_cast<float*>(scratch.columns), 2 * kChunk);
-        pair_tokens(scratch.rows, K, scratch.token_pairs);
+        pack_raw_rows(problem, problem.k, sequence, t0, count, head, scratch.rows,
+                      scratch.common.norms);
+        pack_raw_rows(problem, problem.q, sequence, t0, count, head,
+                      scratch.rows + kChunk * kPairStride, scratch.common.norms + kChunk);
+        transpose(reinterpret_cast<const float*>(scratch.rows), kPairStride, kChunk, pairs,
+                  reinterpret_cast<float*>(scratch.columns), kChunk);
+        pair_tokens(scratch.columns, K, scratch.token_pairs);
         gram_of_pairs(scratch, K);
       },
-      [&] { scale_decays(scratch); },
+      [&] { invert_to_end(scratch); },
       [&](const PanelRows<bf16>& rows) {
         return PanelStepBf16{rows, scratch, state_of(rows.panel), K};
       });

@@ -5,10 +5,13 @@ namespace gdn::cpu::GDN_ISA {
 
 struct ChunkGates {
   float beta[kChunk];
-  float step[kChunk];        // exp(g_i)
-  float from_start[kChunk];  // exp(G_i), G_i = g_0 + .. + g_i
-  float to_end[kChunk];      // exp(G_last - G_i)
-  float whole;               // exp(G_last)
+  float step[kChunk];  // exp(g_i)
+  // exp(G_i), G_i = g_0 + .. + g_i, as each use of a row of k or q wants it: times the row's norm
+  // factor, for the rows are raw.
+  float key_decay[kChunk];    // exp(G_i) norm(k_i): S k_i at the chunk's start to that at token i
+  float query_decay[kChunk];  // scale exp(G_i) norm(q_i)
+  float to_end[kChunk];       // exp(G_last - G_i) norm(k_i)
+  float whole;                // exp(G_last)
   // Zero outside the triangles.
   float minus_a[kChunk][kChunk];    // -beta_i exp(G_i - G_j) (k_i . k_j), i > j
   float attention[kChunk][kChunk];  // scale exp(G_i - G_j) (q_i . k_j), i >= j
@@ -23,11 +26,12 @@ HWY_INLINE Vec finite_exp(Vec x) {
   return hn::IfThenElse(hn::Gt(y, most), most, y);
 }
 
-// gram: rows 0 .. kChunk - 1 are k_i . k_j, the next kChunk rows q_i . k_j. Tokens from `count` on
+// norms: 1 / |k_i|, then 1 / |q_i|, or ones. gram, of the normalised rows: rows 0 .. kChunk - 1 are
+// k_i . k_j, the next kChunk rows q_i . k_j. Tokens from `count` on
 // are padding with g = 0 and beta = 0: they decay nothing.
 inline void compute_chunk_gates(const DeltaRuleProblem& problem, const Sequence& sequence,
-                                int64_t t0, int64_t count, int64_t head, const float* gram,
-                                ChunkGates& gates) {
+                                int64_t t0, int64_t count, int64_t head, const float* norms,
+                                const float* gram, ChunkGates& gates) {
   const F32 d;
   alignas(64) float g[kChunk] = {};
   std::fill_n(gates.beta, kChunk, 0.0f);
@@ -48,10 +52,14 @@ inline void compute_chunk_gates(const DeltaRuleProblem& problem, const Sequence&
   const Vec last_high = hn::Set(d, high[kChunk - 1]), last_low = hn::Set(d, low[kChunk - 1]);
   for (int i = 0; i < kChunk; i += kLanes) {
     store(finite_exp(load(g + i)), gates.step + i);
-    store(finite_exp(load(high + i)), gates.from_start + i);
-    store(finite_exp(difference(last_high, last_low, i)), gates.to_end + i);
+    const Vec from_start = finite_exp(load(high + i));
+    const Vec key_norm = load(norms + i), query_norm = load(norms + kChunk + i);
+    store(hn::Mul(from_start, key_norm), gates.key_decay + i);
+    store(hn::Mul(from_start, hn::Mul(query_norm, hn::Set(d, problem.scale))),
+          gates.query_decay + i);
+    store(hn::Mul(finite_exp(difference(last_high, last_low, i)), key_norm), gates.to_end + i);
   }
-  gates.whole = gates.from_start[kChunk - 1];
+  gates.whole = hn::GetLane(finite_exp(last_high));
 
   for (int i = 0; i < kChunk; ++i) {
     const Vec high_i = hn::Set(d, high[i]), low_i = hn::Set(d, low[i]);

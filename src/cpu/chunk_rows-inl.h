@@ -12,22 +12,23 @@ HWY_INLINE void prefetch_row(const T* row, int64_t elements) {
     __builtin_prefetch(p + byte);
   }
 }
+// The same to the second-level cache. The empty asm is an effect: a function that only prefetches
+// GCC takes for one without any, and where it does not inline it, it drops the calls.
+HWY_INLINE void prefetch_row_to_l2(const std::byte* row, int64_t bytes) {
+  for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(row + byte, 0, 2);
+  asm volatile("");
+}
 // To the second-level cache: what the next chunk, from token t0 on, will read of k, q and v.
 template <class T>
 HWY_INLINE void prefetch_chunk(const DeltaRuleProblem& problem, const Sequence& sequence,
                                int64_t t0, const Split& split, const Split::Task& task) {
-  const auto prefetch_l2 = [](const std::byte* row, int64_t elements) {
-    for (int64_t byte = 0; byte < elements * static_cast<int64_t>(sizeof(T)); byte += 64) {
-      __builtin_prefetch(row + byte, 0, 2);
-    }
-  };
+  constexpr auto size = static_cast<int64_t>(sizeof(T));
   const int64_t end = std::min<int64_t>(t0 + kChunk, sequence.length);
   for (int64_t t = t0; t < end; ++t) {
-    prefetch_l2(problem.k.at(sequence, t, task.head), problem.shape.K);
-    prefetch_l2(problem.q.at(sequence, t, task.head), problem.shape.K);
+    prefetch_row_to_l2(problem.k.at(sequence, t, task.head), problem.shape.K * size);
+    prefetch_row_to_l2(problem.q.at(sequence, t, task.head), problem.shape.K * size);
     split.for_each_range(task, [&](int64_t head, int64_t first, int64_t last) {
-      prefetch_l2(problem.v.at(sequence, t, head) + first * static_cast<int64_t>(sizeof(T)),
-                  last - first);
+      prefetch_row_to_l2(problem.v.at(sequence, t, head) + first * size, (last - first) * size);
     });
   }
 }
@@ -47,47 +48,62 @@ inline bool stores_past_caches(const DeltaRuleProblem& problem) {
          kPanel * size_of(problem.out.dtype) % 64 == 0;
 }
 
+// The rows of one panel in one chunk. Addresses are members rather than expressions on the problem:
+// the compiler would work those out again after every store.
 template <class T>
 struct PanelRows {
   const DeltaRuleProblem& problem;
-  const Sequence& sequence;
   const Panel& panel;
   int64_t t0;        // first token of the chunk
   int64_t count;     // its tokens; the rest of the chunk is padding
   bool past_caches;  // how out is stored
+  const T* first_v;  // the panel's columns of token t0
+  int64_t v_stride;  // to the next token's
+  T* first_out;
+  int64_t out_stride;
 
-  const T* v_row(int64_t i) const {
-    return reinterpret_cast<const T*>(problem.v.at(sequence, t0 + i, panel.head)) + panel.column;
+  HWY_INLINE const T* v_row(int64_t i) const { return first_v + i * v_stride; }
+  HWY_INLINE T* out_row(int64_t i) const { return first_out + i * out_stride; }
+
+  // Whether rows r .. r + kRows - 1 are all there, and the panel is as wide as any.
+  HWY_INLINE bool is_full_tile(int r) const { return r + kRows <= count && panel.width == kPanel; }
+
+  // To the first-level cache, whether there are so many tokens and columns or not: a prefetch never
+  // faults.
+  HWY_INLINE void prefetch_values(int r) const {
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) prefetch_row(v_row(r + i), kPanel);
   }
-  T* out_row(int64_t i) const {
-    return reinterpret_cast<T*>(problem.out.at(sequence, t0 + i, panel.head)) + panel.column;
-  }
-  // Vector j of the panel's part of a row; lanes past its width are zero.
-  HWY_INLINE Vec load_columns(const T* row, int j) const {
-    if (HWY_LIKELY(panel.width == kPanel)) return load(row + j * kLanes);
-    const int64_t left = panel.width - j * kLanes;
-    return left <= 0 ? hn::Zero(F32()) : load_n(row + j * kLanes, std::min<int64_t>(left, kLanes));
-  }
-  HWY_INLINE void store_columns(Vec x, T* row, int j) const {
-    if (HWY_LIKELY(panel.width == kPanel)) {
-      if (past_caches) {
-        stream(x, row + j * kLanes);
-      } else {
-        store(x, row + j * kLanes);
-      }
-      return;
-    }
-    const int64_t left = panel.width - j * kLanes;
-    if (left > 0) store_n(x, row + j * kLanes, std::min<int64_t>(left, kLanes));
+  // Vector j of row i of v; what is past the tokens or the width is zero.
+  template <bool kFullTile>
+  HWY_INLINE Vec value(int i, int j) const {
+    if constexpr (kFullTile) return load(v_row(i) + j * kLanes);
+    const int64_t left = i < count ? panel.width - j * kLanes : 0;
+    if (left <= 0) return hn::Zero(F32());
+    return left < kLanes ? load_n(v_row(i) + j * kLanes, left) : load(v_row(i) + j * kLanes);
   }
 
   // Rows r .. r + kRows - 1 of out, as far as there are tokens.
   HWY_INLINE void store_output(const Tile<kRows, kVecs>& tile, int r) const {
+    if (HWY_LIKELY(is_full_tile(r))) {
+      T* row = out_row(r);
 #pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i) {
-      if (r + i >= count) break;
-#pragma GCC unroll 16
-      for (int j = 0; j < kVecs; ++j) store_columns(tile.at[i][j], out_row(r + i), j);
+      for (int i = 0; i < kRows; ++i, row += out_stride) {
+        if (past_caches) {
+          store_vectors<true>(tile.at[i], row);
+        } else {
+          store_vectors<false>(tile.at[i], row);
+        }
+      }
+      return;
+    }
+    for (int i = 0; i < kRows && r + i < count; ++i) {
+      for (int j = 0; j < kVecs; ++j) {
+        const int64_t left = panel.width - j * kLanes;
+        if (left > 0) {
+          store_n(tile.at[i][j], out_row(r + i) + j * kLanes, std::min<int64_t>(left, kLanes));
+        }
+      }
     }
   }
   // The panel's state after token i of the chunk, where it is asked for.
@@ -97,6 +113,24 @@ struct PanelRows {
     }
   }
 };
+
+template <class T>
+HWY_INLINE PanelRows<T> panel_rows(const DeltaRuleProblem& problem, const Sequence& sequence,
+                                   const Panel& panel, int64_t t0, int64_t count,
+                                   bool past_caches) {
+  const auto row = [&](const TokenTensor& tensor) {
+    return reinterpret_cast<T*>(tensor.at(sequence, t0, panel.head)) + panel.column;
+  };
+  return {problem,
+          panel,
+          t0,
+          count,
+          past_caches,
+          row(problem.v),
+          problem.v.token_stride,
+          row(problem.out),
+          problem.out.token_stride};
+}
 
 }  // namespace gdn::cpu::GDN_ISA
 GDN_AFTER_KERNELS()

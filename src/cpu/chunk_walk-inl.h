@@ -3,13 +3,19 @@
 GDN_BEFORE_KERNELS()
 namespace gdn::cpu::GDN_ISA {
 
+// Words from a row of k or q to the next, in scratch: room for the largest head dimension of
+// floats, and a cache line more, so that rows lie in different sets of the first-level cache. A
+// constant, so that the eight rows of a tile are offsets in an instruction rather than registers.
+constexpr int kRowStride = 256 + 16;
+
 struct ChunkScratch {
   float* state;      // the task's panels
-  float* rows;       // [2 kChunk][padded_k]: k rows, then q rows
-  float* columns;    // [padded_k][2 kChunk]: their transpose
-  float* gram;       // [2 kChunk][kChunk]
+  float* rows;       // [2 kChunk][kRowStride]: k rows, then q rows
+  float* columns;    // [padded_k][kChunk]: the k rows, transposed
+  float* norms;      // [2 kChunk]: what the k rows, then the q rows, are to be multiplied with
+  float* gram;       // [2 kChunk][kChunk], of the normalised rows
   float* v_new;      // [kChunk][kPanel]
-  float* decayed;    // [kChunk][kPanel]: exp(G_last - G_i) v_new_i
+  float* decayed;    // [kChunk][kPanel]: exp(G_last - G_i) norm(k_i) v_new_i
   float* slot_rows;  // [kPanel][K], for load_panel and store_panel
   ChunkGates* gates;
   size_t bytes;
@@ -23,8 +29,9 @@ struct ChunkScratch {
       return p;
     };
     state = take(panel_floats(split.max_units(), K));
-    rows = take(2 * kChunk * K);
-    columns = take(2 * kChunk * K);
+    rows = take(2 * kChunk * kRowStride);
+    columns = take(kChunk * K);
+    norms = take(2 * kChunk);
     gram = take(2 * kChunk * kChunk);
     v_new = take(kChunk * kPanel);
     decayed = take(kChunk * kPanel);
@@ -95,10 +102,11 @@ HWY_INLINE void walk_chunks(const DeltaRuleProblem& problem, const Split& split,
     for_each([&](const Panel& panel) {
       if (panel.head != head) {
         head = panel.head;
-        compute_chunk_gates(problem, sequence, t0, count, head, scratch.gram, *scratch.gates);
+        compute_chunk_gates(problem, sequence, t0, count, head, scratch.norms, scratch.gram,
+                            *scratch.gates);
         gated();
       }
-      const auto step = make_step(PanelRows<T>{problem, sequence, panel, t0, count, past_caches});
+      const auto step = make_step(panel_rows<T>(problem, sequence, panel, t0, count, past_caches));
       step.solve();
       step.output();
       // Strided rows evict one another from the first-level cache when fetched much earlier.

@@ -29,6 +29,16 @@ HWY_INLINE float inverse_norm(const T* x, int64_t n, float eps) {
   return 1.0f / std::sqrt(sum_of_squares(x, n) + eps);
 }
 
+// The same from sums of squares, in place: for several rows at once, whose square roots would
+// otherwise wait for one another. count is a multiple of kLanes.
+HWY_INLINE void to_inverse_norms(float* sums, int count, float eps) {
+  const F32 d;
+  for (int i = 0; i < count; i += kLanes) {
+    const Vec norm = hn::Sqrt(hn::Add(load(sums + i), hn::Set(d, eps)));
+    store(hn::Div(hn::Set(d, 1.0f), norm), sums + i);
+  }
+}
+
 template <class From, class To>
 HWY_INLINE void scale_row(const From* x, int64_t n, float factor, To* y) {
   const Vec f = hn::Set(F32(), factor);

@@ -89,6 +89,37 @@ HWY_INLINE void stream(Vec x, bf16* p) {
 }
 HWY_INLINE void stream(Vec x, f16* p) { store(x, p); }
 
+// Consecutive vectors to one row of memory, two bfloat16 ones in one store: half as many, each a
+// whole cache line with 16 lanes.
+template <bool kPastCaches, int kN, class T>
+HWY_INLINE void store_vectors(const Vec (&x)[kN], T* p) {
+#pragma GCC unroll 16
+  for (int j = 0; j < kN; ++j) {
+    if constexpr (kPastCaches) {
+      stream(x[j], p + j * kLanes);
+    } else {
+      store(x[j], p + j * kLanes);
+    }
+  }
+}
+#if HWY_TARGET != HWY_SCALAR
+template <bool kPastCaches, int kN>
+HWY_INLINE void store_vectors(const Vec (&x)[kN], bf16* p) {
+  static_assert(kN % 2 == 0);
+  const hn::Repartition<uint16_t, F32> u16;
+  auto* to = reinterpret_cast<uint16_t*>(p);
+#pragma GCC unroll 16
+  for (int j = 0; j < kN; j += 2) {
+    const auto pair = hn::Combine(u16, to_bf16(x[j + 1]), to_bf16(x[j]));
+    if constexpr (kPastCaches) {
+      hn::Stream(pair, u16, to + j * kLanes);
+    } else {
+      hn::StoreU(pair, u16, to + j * kLanes);
+    }
+  }
+}
+#endif
+
 // Whether an output is stored past the caches: worth up to a tenth where it is too large to be
 // still there when it is read next, which is taken to be so from half of a common last-level cache.
 constexpr int64_t kStreamBytes = 16 << 20;

@@ -152,13 +152,17 @@ HWY_INLINE void update_part(const From* from, int64_t from_stride, To* to, int64
   Vec part[kVectors];
 #pragma GCC unroll 8
   for (int i = 0; i < kVectors; ++i) part[i] = load(k + i * kLanes);
+  const bool apart = static_cast<const void*>(from) != static_cast<const void*>(to);
   for (int64_t row = 0; row < rows; ++row) {
     const From* p = from + row * from_stride;
     To* q = to + row * to_stride;
     const Vec u = hn::Set(d, v_new[row]);
 #pragma GCC unroll 8
     for (int i = 0; i < kVectors; ++i) {
-      if constexpr (kAhead) prefetch_for_write(p + i * kLanes + kDistance);
+      if constexpr (kAhead) {  // lines that are only read stay everyone's
+        prefetch_for_write(q + i * kLanes + kDistance);
+        if (apart) __builtin_prefetch(p + i * kLanes + kDistance);
+      }
       store(hn::MulAdd(u, part[i], hn::Mul(e, load(p + i * kLanes))), q + i * kLanes);
     }
   }

@@ -1,5 +1,6 @@
 // AMX's tiles for prefill in bfloat16: Sapphire Rapids and later. Everything else is the AVX-512
 // kernels', which these processors have too.
+#if defined(__x86_64__)
 #define GDN_ISA amx_bf16
 #define GDN_HWY_TARGET HWY_AVX3
 #define GDN_ISA_FEATURES ",avx512bf16"
@@ -63,3 +64,4 @@ const Kernels& amx_bf16_kernels() {
 }
 
 }  // namespace gdn::cpu
+#endif

@@ -1,4 +1,5 @@
 // AVX-512 F, BW, DQ, VL: x86-64-v4.
+#if defined(__x86_64__)
 #define GDN_ISA avx512
 #define GDN_HWY_TARGET HWY_AVX3
 #define GDN_ISA_FEATURES ""
@@ -18,3 +19,4 @@ const Kernels& avx512_kernels() {
 }
 
 }  // namespace gdn::cpu
+#endif

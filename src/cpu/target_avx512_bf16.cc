@@ -1,4 +1,5 @@
 // AVX-512 with bfloat16 dot products: Zen 4 and later, Cooper Lake, Sapphire Rapids and later.
+#if defined(__x86_64__)
 #define GDN_ISA avx512_bf16
 #define GDN_HWY_TARGET HWY_AVX3
 #define GDN_ISA_FEATURES ",avx512bf16"
@@ -21,3 +22,4 @@ const Kernels& avx512_bf16_kernels() {
 }
 
 }  // namespace gdn::cpu
+#endif

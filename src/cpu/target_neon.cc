@@ -1,4 +1,5 @@
 // NEON: every AArch64.
+#if defined(__aarch64__)
 #define GDN_ISA neon
 #define GDN_HWY_TARGET HWY_NEON
 #define GDN_ISA_FEATURES ""
@@ -16,3 +17,4 @@ const Kernels& neon_kernels() {
 }
 
 }  // namespace gdn::cpu
+#endif

@@ -610,6 +610,24 @@ TEST(CApi, NullPointersAreErrors) {
 }
 
 // The checks are those of C++: a tensor that is not there, that is NULL, that makes no sense.
+// The plan of a caller that is newer than the library: what it does not know is zero.
+TEST(CApi, FieldsOfAPlanThatTheLibraryLacksBecomeZero) {
+  Recurrent call;
+  struct Newer {
+    gdn_plan plan;
+    char more[40];
+  } newer;
+  std::memset(&newer, 0x5a, sizeof newer);
+  newer.plan.size = sizeof newer;
+  char message[256];
+  ASSERT_EQ(gdn_plan_recurrent(&call.context, &call.args, &newer.plan, message, sizeof message),
+            GDN_OK)
+      << message;
+  EXPECT_EQ(newer.plan.size, sizeof newer);
+  EXPECT_NE(newer.plan.kernel[0], '\0');
+  for (char byte : newer.more) EXPECT_EQ(byte, 0);
+}
+
 TEST(CApi, WrongTensorsAreErrors) {
   Recurrent call;
   RecurrentArgs same(StateLayout::kKV);

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "bits.h"
 #include "gdn/ops.h"
 #include "kernels_under_test.h"
 #include "verify/case.h"
@@ -22,15 +23,6 @@ using verify::CausalConv1dData;
 using verify::Tensor;
 
 // What a sequence got: y of its tokens, then its last state.
-using Bits = std::vector<std::byte>;
-
-void append(const Tensor& tensor, int64_t begin, int64_t count, Bits* bits) {
-  for (int64_t i = begin; i < begin + count; ++i) {
-    const std::byte* p = tensor.element(i);
-    bits->insert(bits->end(), p, p + size_of(tensor.dtype()));
-  }
-}
-
 std::vector<Bits> bits_of(const CausalConv1dData& data) {
   const Case& c = data.about;
   std::vector<Bits> all;

@@ -170,7 +170,8 @@ TEST(CheckCausalConv1d, States) {
        "initial_state_indices has shape [2,0], expected at least one column"},
       {[](ConvCall& c) { c.args.initial_state.shape[1] = 5; },
        "initial_state has shape [2,5,3], expected [2,6,S]"},
-      {[](ConvCall& c) { c.states(3, 3); }, "initial_state has shape [3,6,3], expected [2,6,S]"},
+      {[](ConvCall& c) { c.states(3, 3); },
+       "initial_state has 3 slots for 2 sequences, expected as many, or initial_state_indices"},
       {[](ConvCall& c) { c.states(2, 2); }, "initial_state has S = 2, expected at least W - 1 = 3"},
       {[](ConvCall& c) {
          c.states(2, 2);

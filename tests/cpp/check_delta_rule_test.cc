@@ -208,7 +208,7 @@ TYPED_TEST(CheckDeltaRule, OptionsAndStates) {
       {[](Call& c) { c.args.compute = static_cast<Compute>(3); },
        "compute is 3, expected kAuto, kF32 or kBF16"},
       {[](Call& c) { c.args.initial_state = c.state_in(3); },
-       "initial_state has shape [3,4,16,8], expected [2,4,16,8]"},
+       "initial_state has 3 slots for 2 sequences, expected as many, or initial_state_indices"},
       {[](Call& c) { c.args.final_state = c.state_in(1); },
        "final_state has shape [1,4,16,8], expected [2,4,16,8]"},
       {[](Call& c) { c.args.state_layout = StateLayout::kKV; },

@@ -273,6 +273,22 @@ TEST_F(CliRunTest, Mistakes) {
   wrong.beta = wrong.v;
   write(wrong, {{"state_layout", "vk"}});
   expect_mistake(line("--op chunk"), "gdn.chunk: beta");
+  // What a file says of lengths allocates no memory before it is checked.
+  const int64_t far[] = {0, INT64_MIN, INT64_MAX}, rows[] = {0, 1000000000, 1000000000};
+  wrong = data.chunk_args();
+  wrong.cu_seqlens = TensorView(far, {3});
+  write(wrong, {{"state_layout", "vk"}});
+  expect_mistake(line("--op chunk --checkpoint-every 64"), "gdn.chunk: cu_seqlens[1]");
+  wrong = data.chunk_args();
+  wrong.checkpoint_cu = TensorView(rows, {3});
+  write(wrong, {{"state_layout", "vk"}});
+  expect_mistake(line("--op chunk --checkpoint-every 64"), "gdn.chunk: checkpoint");
+  // A prefix that was left out, and a slip behind one.
+  ASSERT_TRUE(verify::write_safetensors(in(), {{"layer0.q", args.q}}).ok());
+  expect_mistake(line("--op chunk --layout vk"), "--prefix layer0. ");
+  ASSERT_TRUE(
+      verify::write_safetensors(in(), {{"layer0.q", args.q}, {"layer0.betta", args.q}}).ok());
+  expect_mistake(line("--op chunk --layout vk --prefix layer0."), "perhaps \"beta\"");
   ASSERT_TRUE(verify::write_safetensors(in(), {{"q", args.q}, {"cu_seqlen", args.q}}).ok());
   expect_mistake(line("--op chunk --layout vk"), "perhaps \"cu_seqlens\"");
   const int32_t slots[] = {0, 1};

@@ -41,16 +41,21 @@ TEST_F(CliTest, WrongUseIsOneLineAndExitCodeTwo) {
   expect_mistake("", "subcommand");
   expect_mistake("speed", "speed");
   expect_mistake("info --frobnicate", "--frobnicate");
-  expect_mistake("plan --op chunky", "chunky");
-  expect_mistake("plan --tokens many", "--tokens");
-  expect_mistake("plan --tokens -3", "--tokens");
-  expect_mistake("plan --dtype fp33", "fp33");
-  expect_mistake("plan --heads 3", "gdn.chunk: ");
-  expect_mistake("plan --k 0", "gdn.chunk: ");
-  expect_mistake("plan --v 257", "gdn.chunk: ");
-  expect_mistake("plan --tokens 10000000 --sequences 60000", "memory");
-  expect_mistake("plan --kernel fpga", "fpga");
-  expect_mistake("plan --lengths 1,2 --tokens 3", "--tokens");
+  expect_mistake("plan chunky", "chunky");
+  expect_mistake("plan", "subcommand");
+  expect_mistake("plan solve_tril --tokens 4", "--tokens");
+  expect_mistake("plan l2norm --value-heads 4", "--value-heads");
+  expect_mistake("plan solve_tril --size 257", "gdn.solve_tril: ");
+  expect_mistake("plan causal_conv1d --width 9", "gdn.causal_conv1d: ");
+  expect_mistake("plan chunk --tokens many", "--tokens");
+  expect_mistake("plan chunk --tokens -3", "--tokens");
+  expect_mistake("plan chunk --dtype fp33", "fp33");
+  expect_mistake("plan chunk --heads 3", "gdn.chunk: ");
+  expect_mistake("plan chunk --k 0", "gdn.chunk: ");
+  expect_mistake("plan chunk --v 257", "gdn.chunk: ");
+  expect_mistake("plan chunk --tokens 10000000 --sequences 60000", "memory");
+  expect_mistake("plan l2norm --kernel fpga", "fpga");
+  expect_mistake("plan chunk --lengths 1,2 --tokens 3", "--tokens");
   expect_mistake("verify --kernel fpga", "expected one of");
   expect_mistake("verify --case 'op=chunk K=999'", "K and V");
   expect_mistake("verify --case 'colour=red'", "colour");
@@ -90,20 +95,21 @@ TEST_F(CliTest, InfoListsEveryKernelAndTheChosenOne) {
 
 TEST_F(CliTest, PlanSaysWhatTheLibraryPlans) {
   const json planned =
-      json_of("plan --tokens 100 --sequences 3 --threads 2 --kernel scalar --json");
+      json_of("plan chunk --tokens 100 --sequences 3 --threads 2 --kernel scalar --json");
   EXPECT_EQ(planned.at("op"), "gdn.chunk");
   EXPECT_EQ(planned.at("kernel"), "scalar");
   EXPECT_EQ(planned.at("workers"), 2);
   EXPECT_EQ(planned.at("workspace_bytes"),
             2 * planned.at("workspace_bytes_per_worker").get<int64_t>());
-  for (const char* op :
-       {"chunk", "recurrent", "replay_verify", "replay_commit", "gating", "l2norm", "solve_tril"}) {
-    const json one = json_of(std::string("plan --json --tokens 4 --sequences 3 --op ") + op);
+  for (const char* op : {"chunk", "recurrent", "replay_verify", "replay_commit", "gating", "l2norm",
+                         "rms_norm_gated", "causal_conv1d", "solve_tril"}) {
+    const json one = json_of(std::string("plan ") + op + " --json");
     EXPECT_EQ(one.at("op"), std::string("gdn.") + op);
     EXPECT_GT(one.at("tasks"), 0);
+    EXPECT_EQ(run(std::string("plan ") + op + " --help").code, 0);
   }
-  EXPECT_EQ(json_of("plan --lengths 5,0,70 --json").at("op"), "gdn.chunk");
-  EXPECT_NE(run("plan --dtype bf16").out.find("gdn.chunk on cpu: kernel"), std::string::npos);
+  EXPECT_EQ(json_of("plan chunk --lengths 5,0,70 --json").at("op"), "gdn.chunk");
+  EXPECT_NE(run("plan chunk --dtype bf16").out.find("gdn.chunk on cpu: kernel"), std::string::npos);
 }
 
 TEST_F(CliTest, VerifyRepeatsACase) {
@@ -136,6 +142,14 @@ TEST_F(CliTest, QuickVerificationHoldsOnEveryKernel) {
       EXPECT_TRUE(seen.count({op, kernel.get<std::string>()})) << op << " on " << kernel;
     }
   }
+}
+
+TEST_F(CliTest, ASummaryHasARowForEachOperatorAndKernel) {
+  const Output text = run("verify --shape T=20,H=1,HV=2,K=32,V=32 --kernel scalar --summary");
+  EXPECT_EQ(text.code, 0);
+  int rows = 0;
+  for (size_t at = 0; (at = text.out.find("  scalar ", at)) != std::string::npos; ++at) ++rows;
+  EXPECT_EQ(rows, 2) << text.out;  // chunk and recurrent
 }
 
 // A file with inputs and expectations, as a user would write one.
@@ -218,7 +232,8 @@ TEST_F(CliTest, BenchMeasuresWhatItSays) {
       "bench --kernel scalar --threads 2 --tokens 20 --lengths 3,0,9 --sequences 2 --shape "
       "H=1,HV=2,K=32,V=32 --min-time 0.002 --json");
   EXPECT_EQ(result.at("threads"), 2);
-  ASSERT_EQ(result.at("results").size(), 6u);  // two dtypes: prefill, packed, decode
+  // Two dtypes: prefill, packed, decode, convolution, norm.
+  ASSERT_EQ(result.at("results").size(), 10u);
   for (const json& row : result.at("results")) {
     EXPECT_EQ(row.at("kernel"), "scalar");
     EXPECT_GT(row.at("ms").at("min"), 0);
@@ -227,8 +242,8 @@ TEST_F(CliTest, BenchMeasuresWhatItSays) {
     EXPECT_LE(row.at("ms").at("median"), row.at("ms").at("p90"));
     EXPECT_GT(row.at("tokens_per_second"), 0);
     EXPECT_GT(row.at("share_of_peak"), 0);
-    const bool decode = row.at("op") == "decode";
-    EXPECT_TRUE(row.contains(decode ? "gbyte_per_second" : "gflop_per_second"));
+    const bool prefill = row.at("op") == "prefill";
+    EXPECT_TRUE(row.contains(prefill ? "gflop_per_second" : "gbyte_per_second"));
   }
   const Output text =
       run("bench --ops decode --sequences 2 --dtype bf16 --shape H=1,HV=2,K=32,V=32 --min-time "

@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "bits.h"
 #include "gdn/ops.h"
 #include "gdn/plan.h"
 #include "kernels_under_test.h"
@@ -30,17 +31,6 @@ using verify::Operator;
 using verify::Tensor;
 
 // What a sequence got: out of its tokens, then its last state.
-using Bits = std::vector<std::byte>;
-
-// Elements [begin, begin + count), whole rows of the last axis, which is contiguous.
-void append(const Tensor& tensor, int64_t begin, int64_t count, Bits* bits) {
-  const int64_t width = tensor.shape().back();
-  for (int64_t i = begin; i < begin + count; i += width) {
-    const std::byte* p = tensor.element(i);
-    bits->insert(bits->end(), p, p + width * size_of(tensor.dtype()));
-  }
-}
-
 std::vector<Bits> bits_of(const DeltaRuleData& data) {
   const Case& c = data.about;
   std::vector<Bits> all;
@@ -72,15 +62,6 @@ std::vector<Bits> bits_of_case(Context& context, const Case& c, int threads = 1)
   Context own = context;
   own.executor = executor_of(threads);
   return bits_of(run_case(own, c));
-}
-
-void expect_same(const std::vector<Bits>& got, const std::vector<Bits>& expected, const Case& c,
-                 const Context& context) {
-  ASSERT_EQ(got.size(), expected.size());
-  for (size_t n = 0; n < got.size(); ++n) {
-    EXPECT_TRUE(got[n] == expected[n])
-        << "sequence " << n << " has other bits: " << verify::repeat_line(c, context);
-  }
 }
 
 struct Dims {

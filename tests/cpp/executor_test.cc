@@ -62,6 +62,16 @@ TEST_P(Executors, RunEveryTaskOnce) {
   }
 }
 
+// Calls of fewer tasks than workers end before every thread has woken, and the next one begins.
+TEST_P(Executors, RunShortCallsInARow) {
+  const auto executor = GetParam()(5);
+  for (int i = 0; i < 2000; ++i) {
+    Record record(i % 4, 5);
+    record.run(executor.get());
+    record.expect_right();
+  }
+}
+
 TEST_P(Executors, ServeSeveralCallersAtATime) {
   const auto executor = GetParam()(3);
   std::vector<std::thread> callers;

@@ -46,58 +46,95 @@ Case small_case(Operator op, DType dtype) {
 struct Spoiled {
   std::string name;
   Tensor DeltaRuleData::*tensor;
-  int64_t heads;  // of the tensor
-  int64_t width;  // elements of a head and token
+  int64_t heads;                  // of the tensor
+  int64_t width;                  // elements of a head and token
+  bool of_all_sequences = false;  // one value a head, for all tokens
 };
 
+// The inputs that are there: gates given, or computed inside.
+std::vector<Spoiled> inputs_of(const Case& c) {
+  std::vector<Spoiled> inputs = {{"q", &DeltaRuleData::q, c.H, c.K},
+                                 {"k", &DeltaRuleData::k, c.H, c.K},
+                                 {"v", &DeltaRuleData::v, c.HV, c.V}};
+  if (c.gates == verify::Gates::kGiven) {
+    inputs.push_back({"g", &DeltaRuleData::g, c.HV, 1});
+    inputs.push_back({"beta", &DeltaRuleData::beta, c.HV, 1});
+  } else {
+    inputs.push_back({"a", &DeltaRuleData::a, c.HV, 1});
+    inputs.push_back({"b", &DeltaRuleData::b, c.HV, 1});
+    inputs.push_back({"A_log", &DeltaRuleData::A_log, c.HV, 1, true});
+    inputs.push_back({"dt_bias", &DeltaRuleData::dt_bias, c.HV, 1, true});
+  }
+  return inputs;
+}
+
+// Spoils one element and calls: out and states of other sequences and heads keep their bits.
+void expect_contained(const Context& context, const Case& c, const DeltaRuleData& clean,
+                      const Spoiled& what, double value, int64_t token_of_sequence) {
+  SCOPED_TRACE(what.name + " " + std::to_string(value) + " at token " +
+               std::to_string(token_of_sequence) + ": " + verify::repeat_line(c, context));
+  const int64_t group = c.HV / c.H;
+  DeltaRuleData data = verify::make_delta_rule(c);
+  const int64_t token = what.of_all_sequences ? 0 : c.lengths[0] + token_of_sequence;
+  const int64_t head = 1;  // of the tensor
+  (data.*what.tensor).set((token * what.heads + head) * what.width + what.width / 2, value);
+  Context own = context;
+  expect_ok(verify::call(own, data));
+  const auto concerned = [&](int64_t value_head, bool in_sequence) {
+    return (in_sequence || what.of_all_sequences) &&
+           (what.heads == c.HV ? value_head == head : value_head / group == head);
+  };
+  bool shows = false;
+  int64_t changed = 0;
+  for (int64_t i = 0; i < data.out.size(); ++i) {
+    const int64_t row = i / (c.HV * c.V);
+    const bool in_sequence = row >= c.lengths[0] && row < c.lengths[0] + c.lengths[1];
+    if (concerned(i / c.V % c.HV, in_sequence)) {
+      shows = shows || !std::isfinite(data.out.get(i));
+    } else {
+      changed += !data.out.same_bits(i, clean.out, i);
+    }
+  }
+  for (int64_t i = 0; i < data.final_state.size(); ++i) {
+    const int64_t state_head = i / (c.V * c.K);
+    if (!concerned(state_head % c.HV, state_head / c.HV == 1)) {
+      changed += !data.final_state.same_bits(i, clean.final_state, i);
+    }
+  }
+  // Infinity in what g or beta come from is a gate that forgets all, or a beta of 1.
+  const bool saturates = std::isinf(value) && c.gates != verify::Gates::kGiven &&
+                         what.heads == c.HV && what.width == 1;
+  if (saturates) {
+    EXPECT_FALSE(shows) << "a gate that is closed or open is a number";
+  } else {
+    EXPECT_TRUE(shows) << "nothing is left of it";
+  }
+  EXPECT_EQ(changed, 0) << "elements of other sequences and heads changed";
+}
+
 TEST_P(Robustness, NaNAndInfStayInTheirSequenceAndHead) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
   for (DType dtype : {DType::kF32, DType::kBF16}) {
-    const Case c = small_case(GetParam(), dtype);
-    const int64_t group = c.HV / c.H;
-    const std::vector<Spoiled> spoiled = {{"q", &DeltaRuleData::q, c.H, c.K},
-                                          {"k", &DeltaRuleData::k, c.H, c.K},
-                                          {"v", &DeltaRuleData::v, c.HV, c.V},
-                                          {"g", &DeltaRuleData::g, c.HV, 1},
-                                          {"beta", &DeltaRuleData::beta, c.HV, 1}};
-    for_each_kernel([&](Context& context) {
-      const DeltaRuleData clean = verify::make_delta_rule(c);
-      expect_ok(verify::call(context, clean));
-      for (const Spoiled& what : spoiled) {
-        const double infinity = std::numeric_limits<double>::infinity();
-        for (const auto& [value, token_of_sequence] :
-             {std::pair(std::nan(""), 0), {std::nan(""), 20}, {infinity, 0}, {infinity, 20}}) {
-          SCOPED_TRACE(what.name + " " + std::to_string(value) + " at token " +
-                       std::to_string(token_of_sequence) + ": " + verify::repeat_line(c, context));
-          DeltaRuleData data = verify::make_delta_rule(c);
-          const int64_t token = c.lengths[0] + token_of_sequence;  // of sequence 1
-          const int64_t head = 1;                                  // of the tensor
-          (data.*what.tensor).set((token * what.heads + head) * what.width + what.width / 2, value);
-          expect_ok(verify::call(context, data));
-          const auto concerned = [&](int64_t value_head) {
-            return what.heads == c.HV ? value_head == head : value_head / group == head;
-          };
-          bool shows = false;
-          int64_t changed = 0;
-          for (int64_t i = 0; i < data.out.size(); ++i) {
-            const int64_t row = i / (c.HV * c.V);
-            const bool in_sequence = row >= c.lengths[0] && row < c.lengths[0] + c.lengths[1];
-            if (in_sequence && concerned(i / c.V % c.HV)) {
-              shows = shows || !std::isfinite(data.out.get(i));
-            } else {
-              changed += !data.out.same_bits(i, clean.out, i);
-            }
-          }
-          for (int64_t i = 0; i < data.final_state.size(); ++i) {
-            const int64_t state_head = i / (c.V * c.K);
-            if (state_head / c.HV != 1 || !concerned(state_head % c.HV)) {
-              changed += !data.final_state.same_bits(i, clean.final_state, i);
-            }
-          }
-          EXPECT_TRUE(shows) << "nothing is left of it";
-          EXPECT_EQ(changed, 0) << "elements of other sequences and heads changed";
-        }
+    for (const bool computed : {false, true}) {
+      Case c = small_case(GetParam(), dtype);
+      if (computed) {
+        c.gates = verify::Gates::kComputed;
+        c.beta = verify::Beta::kFromB;
       }
-    });
+      for_each_kernel([&](Context& context) {
+        const DeltaRuleData clean = verify::make_delta_rule(c);
+        expect_ok(verify::call(context, clean));
+        for (const Spoiled& what : inputs_of(c)) {
+          if (computed && what.width > 1) continue;  // q, k and v: as with given gates
+          for (const double value : {std::nan(""), kInfinity}) {
+            for (const int64_t token : {0, 20}) {
+              expect_contained(context, c, clean, what, value, token);
+              if (what.of_all_sequences) break;
+            }
+          }
+        }
+      });
+    }
   }
 }
 
