@@ -44,12 +44,25 @@ Split split_of(const Shape& shape, const Plan& plan) {
 constexpr int64_t kTasksPerWorker = 4;
 
 // Into how many parts a group of value heads is split: one, unless sequences and heads are too few
-// to keep the workers busy.
-int64_t parts_for(const Shape& shape, int workers) {
+// to keep the workers busy. Then as many as end first, where `repeated` is what every part does
+// anew (gram matrices, gates), in units of columns. Workers are not equally fast, so that the end
+// comes a quarter of a task later than the count says.
+int64_t parts_for(const Shape& shape, int workers, double repeated) {
   const int64_t whole = std::max<int64_t>(1, shape.sequences * shape.heads);
   if (workers <= 1 || whole >= kTasksPerWorker * workers) return 1;
   const int64_t units = shape.value_heads / shape.heads * cpu::units_of(shape.V);
-  return std::clamp<int64_t>((kTasksPerWorker * workers + whole - 1) / whole, 1, units);
+  int64_t best = 1;
+  double soonest = 0;
+  for (int64_t parts = 1; parts <= units; ++parts) {
+    const double rounds = static_cast<double>((whole * parts + workers - 1) / workers);
+    const double task = repeated + static_cast<double>((units + parts - 1) / parts);
+    const double end = (rounds + 0.25) * task;
+    if (parts == 1 || end < soonest) {
+      best = parts;
+      soonest = end;
+    }
+  }
+  return best;
 }
 
 // Elements of an elementwise operator that are worth a task.
@@ -96,10 +109,11 @@ Status plan_cpu(const Shape& shape, const PlanRequest& request, Plan* plan) {
   plan->reason = request.kernel.empty() ? "the best that this processor supports" : "forced";
   switch (shape.op) {
     case Op::kChunk: {
-      plan->parts = parts_for(shape, request.workers);
-      plan->tasks = shape.sequences * shape.heads * plan->parts;
       const bool bf16 = takes_bf16(shape, *kernels);
       plan->chunk = bf16 ? kernels->chunk_of_bf16 : cpu::kChunk;
+      plan->parts =
+          parts_for(shape, request.workers, bf16 ? kernels->repeated_of_bf16 : cpu::kRepeated);
+      plan->tasks = shape.sequences * shape.heads * plan->parts;
       plan->compute = bf16 ? Compute::kBF16 : Compute::kF32;
       plan->workspace_bytes_per_worker =
           (bf16 ? kernels->chunk_bf16_scratch : kernels->chunk_scratch)(shape,
@@ -107,7 +121,7 @@ Status plan_cpu(const Shape& shape, const PlanRequest& request, Plan* plan) {
       break;
     }
     case Op::kRecurrent:
-      plan->parts = parts_for(shape, request.workers);
+      plan->parts = parts_for(shape, request.workers, 0);
       plan->tasks = shape.sequences * shape.heads * plan->parts;
       plan->workspace_bytes_per_worker = kernels->recurrent_scratch(shape, split_of(shape, *plan));
       break;

@@ -78,11 +78,42 @@ HWY_INLINE void round_state_rows(const float* panel, int64_t k, uint32_t* copy) 
   }
 }
 
+// What the next chunk, from token t0 on, will read, to the second-level cache: v's columns of this
+// panel, and of k and q the part-th of `parts` parts, a row or two each time. Requests that come
+// all at once fill the buffers that the tiles' loads need too.
+struct ReadAhead {
+  const DeltaRuleProblem& problem;
+  const Sequence& sequence;
+  const Panel& panel;
+  int64_t q_head, t0, first, end;  // tokens of k and q
+
+  ReadAhead(const DeltaRuleProblem& p, const Sequence& s, const Panel& the_panel, int64_t head,
+            int64_t from, int64_t part, int64_t parts)
+      : problem(p), sequence(s), panel(the_panel), q_head(head), t0(from) {
+    const int64_t count = std::clamp<int64_t>(s.length - from, 0, kAmxChunk);
+    first = from + count * part / parts;
+    end = from + count * (part + 1) / parts;
+  }
+  // For i from 0 to 2 kAmxChunk - 1.
+  HWY_INLINE void next(int64_t i) const {
+    constexpr auto size = static_cast<int64_t>(sizeof(bf16));
+    if (i < kAmxChunk) {
+      if (t0 + i >= sequence.length) return;
+      prefetch_row_to_l2(problem.v.at(sequence, t0 + i, panel.head) + panel.column * size, 1);
+    } else if (first + i - kAmxChunk < end) {
+      const int64_t t = first + i - kAmxChunk;
+      prefetch_row_to_l2(problem.k.at(sequence, t, q_head), problem.shape.K * size);
+      prefetch_row_to_l2(problem.q.at(sequence, t, q_head), problem.shape.K * size);
+    }
+  }
+};
+
 struct PanelStepAmx : PanelRows<bf16> {
   Tiles& tiles;
   const ChunkAmxScratch& scratch;
   uint32_t* copy;  // the panel's, in bfloat16
   int64_t K;       // padded
+  ReadAhead ahead;
 
   // The four products, a block of rows each (of the state's change: of its rows).
   HWY_INLINE auto state_times_rows(int64_t first_row) const {
@@ -187,30 +218,41 @@ struct PanelStepAmx : PanelRows<bf16> {
         if (2 * i % kRows == 0) output_tile(r + 2 * i);
       };
     };
-    const auto beside = [&](const auto& product, float* to, const auto& work) {
-      multiply_beside(tiles, product, to, kPanel, work);
+    int64_t read = 0;
+    const auto beside = [&](const auto& product, float* to, const auto& work, const auto& next) {
+      multiply_beside(tiles, product, to, kPanel, [&](int64_t i) {
+        next.prefetch(i);
+        ahead.next(read++);
+        work(i);
+      });
     };
     const auto alone = [&](const auto& work) {
       for (int64_t i = 0; i < kBlock / 2; ++i) work(i);
     };
     const auto at = [](float* block, int64_t first_row) { return block + first_row * kPanel; };
 
-    beside(state_times_rows(0), scratch.products, nothing);
     if (last > 0) {
-      beside(state_times_rows(last), at(scratch.products, last), residuals(0));
-      beside(inverse_times_residual(0), scratch.v_new, residuals(last));
-      beside(inverse_times_residual(last), at(scratch.v_new, last), splits(0));
+      beside(state_times_rows(0), scratch.products, nothing, state_times_rows(last));
+      beside(state_times_rows(last), at(scratch.products, last), residuals(0),
+             inverse_times_residual(0));
+      beside(inverse_times_residual(0), scratch.v_new, residuals(last),
+             inverse_times_residual(last));
+      beside(inverse_times_residual(last), at(scratch.v_new, last), splits(0),
+             state_times_rows(kAmxChunk));
+      beside(state_times_rows(kAmxChunk), scratch.queries, splits(last),
+             state_times_rows(kAmxChunk + last));
+      beside(state_times_rows(kAmxChunk + last), at(scratch.queries, last), nothing,
+             attention_times_v_new(0));
+      beside(attention_times_v_new(0), scratch.products, nothing, attention_times_v_new(last));
+      beside(attention_times_v_new(last), at(scratch.products, last), outputs(0),
+             keys_times_v_new(0));
     } else {
+      multiply(tiles, state_times_rows(0), scratch.products, kPanel);
       alone(residuals(0));
-      beside(inverse_times_residual(0), scratch.v_new, nothing);
-    }
-    beside(state_times_rows(kAmxChunk), scratch.queries, splits(last));
-    if (last > 0) {
-      beside(state_times_rows(kAmxChunk + last), at(scratch.queries, last), nothing);
-    }
-    beside(attention_times_v_new(0), scratch.products, nothing);
-    if (last > 0) {
-      beside(attention_times_v_new(last), at(scratch.products, last), outputs(0));
+      multiply(tiles, inverse_times_residual(0), scratch.v_new, kPanel);
+      alone(splits(0));
+      multiply(tiles, state_times_rows(kAmxChunk), scratch.queries, kPanel);
+      multiply(tiles, attention_times_v_new(0), scratch.products, kPanel);
     }
 
     // As in chunk_walk-inl.h: where the state after every token is asked for, token by token.
@@ -223,9 +265,10 @@ struct PanelStepAmx : PanelRows<bf16> {
     const auto add = [&](int64_t k) {
       return [=, this, by = change(k)](int64_t i) { add_change(k + 2 * i, by + 2 * i * kPanel); };
     };
-    beside(keys_times_v_new(0), change(0), outputs(last));
+    const auto next_of = [&](int64_t k) { return keys_times_v_new(std::min(k, K - kBlock)); };
+    beside(keys_times_v_new(0), change(0), outputs(last), next_of(kBlock));
     for (int64_t k = kBlock; k < K; k += kBlock) {
-      beside(keys_times_v_new(k), change(k), add(k - kBlock));
+      beside(keys_times_v_new(k), change(k), add(k - kBlock), next_of(k + kBlock));
     }
     alone(add(K - kBlock));
   }
@@ -241,22 +284,6 @@ struct PanelStepAmx : PanelRows<bf16> {
     for (int64_t k = 0; k < K; k += 2) round_state_rows(panel.state, k, copy);
   }
 };
-
-// What the chunk from token t0 on will read of k, q and v, to the second-level cache: the part-th
-// of `parts` parts, so that the requests do not come all at once.
-HWY_INLINE void prefetch_part_of_chunk(const DeltaRuleProblem& problem, const Sequence& sequence,
-                                       int64_t t0, const Split& split, const Split::Task& task,
-                                       int64_t part, int64_t parts) {
-  constexpr auto size = static_cast<int64_t>(sizeof(bf16));
-  const int64_t count = std::min<int64_t>(kAmxChunk, sequence.length - t0);
-  for (int64_t t = t0 + count * part / parts; t < t0 + count * (part + 1) / parts; ++t) {
-    prefetch_row_to_l2(problem.k.at(sequence, t, task.head), problem.shape.K * size);
-    prefetch_row_to_l2(problem.q.at(sequence, t, task.head), problem.shape.K * size);
-    split.for_each_range(task, [&](int64_t head, int64_t first, int64_t last) {
-      prefetch_row_to_l2(problem.v.at(sequence, t, head) + first * size, (last - first) * size);
-    });
-  }
-}
 
 inline void chunk_amx(const DeltaRuleProblem& problem, const Split& split, int64_t index,
                       std::byte* base) {
@@ -310,12 +337,13 @@ inline void chunk_amx(const DeltaRuleProblem& problem, const Split& split, int64
         compute_amx_gates(problem, sequence, t0, count, head, operands);
         invert_for_tiles(operands, count);
       }
-      if (t0 + kAmxChunk < sequence.length) {
-        prefetch_part_of_chunk(problem, sequence, t0 + kAmxChunk, split, task, number, panels);
-      }
-      ++number;
-      const PanelStepAmx step{panel_rows<bf16>(problem, sequence, panel, t0, count, past_caches),
-                              tiles, scratch, copy_of(panel), K};
+      const PanelStepAmx step{
+          panel_rows<bf16>(problem, sequence, panel, t0, count, past_caches),
+          tiles,
+          scratch,
+          copy_of(panel),
+          K,
+          ReadAhead(problem, sequence, panel, task.head, t0 + kAmxChunk, number++, panels)};
       step.run(task.n);
     });
     const int64_t end = t0 + count;
