@@ -141,18 +141,6 @@ struct BlockProduct {
     const int64_t at = s / kTerms * kTileWords, term = s % kTerms;
     add_to_block(tiles, a[term] + at, a_stride, b[term] + at * b_stride, b_stride);
   }
-  // Two rows of A to the first-level cache, i from 0 to 15. A tile that comes from the second level
-  // takes three times as long as the product that waits for it.
-  HWY_INLINE void prefetch(int64_t i) const {
-    constexpr int kDistinct = kTerms == 3 ? 2 : 1;
-    for (int term = 0; term < kDistinct; ++term) {
-      for (int row = 0; row < 2; ++row) {
-        const uint32_t* from = a[term] + (2 * i + row) * a_stride;
-        for (int64_t s = 0; s < steps_of_a_term; ++s) __builtin_prefetch(from + s * kTileWords);
-      }
-    }
-    asm volatile("");  // see prefetch_row_to_l2
-  }
 };
 
 HWY_INLINE BlockProduct<1> product_of(const uint32_t* a, int64_t a_stride, const uint32_t* b,
@@ -163,7 +151,12 @@ HWY_INLINE BlockProduct<2> product_of(const uint32_t* a, int64_t a_stride, const
                                       int64_t b_stride, int64_t steps) {
   return {{a, a}, a_stride, {b.low, b.high}, b_stride, steps};
 }
-// A from row `first` on. Low times low is less than what the split drops.
+// A from row `first` on.
+HWY_INLINE BlockProduct<2> product_of(const SplitMatrix& a, int64_t first, int64_t a_stride,
+                                      const uint32_t* b, int64_t b_stride, int64_t steps) {
+  return {{a.low + first * a_stride, a.high + first * a_stride}, a_stride, {b, b}, b_stride, steps};
+}
+// Low times low is less than what the split drops.
 HWY_INLINE BlockProduct<3> product_of(const SplitMatrix& a, int64_t first, int64_t a_stride,
                                       const SplitMatrix& b, int64_t b_stride, int64_t steps) {
   const uint32_t *high = a.high + first * a_stride, *low = a.low + first * a_stride;

@@ -5,14 +5,16 @@
 // 1. Per q/k head: pack k and q, gram (chunk_amx_gates-inl.h).
 // 2. Per value head: decays, P, -A and T = (I + A)^-1, in float32, P and T then split.
 // 3. Per panel of 32 V columns, all of it before the next panel:
-//      solve:  S K and S Q; R = beta (V - exp(G) S K), split; V_new = T R;
-//      output: O = scale exp(G) S Q + P V_new;
-//      update: S <- exp(G_last) S + K^T (exp(G_last - G) V_new), and its bfloat16 copy.
+//      S K; R = beta (V - exp(G) S K); V_new = T R;
+//      S Q; O = scale exp(G) S Q + P V_new;
+//      S <- exp(G_last) S + K^T (exp(G_last - G) V_new), and its bfloat16 copy.
 //
 // q and k are never rounded again, and the state is rounded for S K and S Q only, as in
-// chunk_bf16-inl.h. That kernel rounds V_new for the update and makes up for it in the
-// substitution; here there is no substitution left to do so in, and the other operands are split
-// into two parts each (SplitMatrix): the products are right to 2^-14, twice as many, and cheap.
+// chunk_bf16-inl.h. R is rounded: that is as if v were another v within a rounding of R, which the
+// recurrence forgives. V_new is not, for on identical keys its rows cancel (there chunk_bf16-inl.h
+// makes up for the rounding in its substitution; here is none left to do so in), nor are T and P:
+// they are split into two parts each (SplitMatrix), whose products are right to 2^-14, two or three
+// times as many, and cheap.
 
 GDN_BEFORE_KERNELS()
 namespace gdn::cpu::GDN_ISA {
@@ -21,13 +23,15 @@ struct ChunkAmxScratch {
   float* state;    // the task's panels, [K][kPanel] each
   uint32_t* copy;  // in bfloat16: [K / 2][kPanel] pairs along K each
   AmxOperands operands;
-  SplitMatrix residual;  // [kTokenWords][kPanel] token pairs, as are the next two
+  uint32_t* residual;  // [kTokenWords][kPanel] token pairs, as are the next two
   SplitMatrix v_new_pairs;
   SplitMatrix decayed;  // exp(G_last - G_i) v_new_i
-  float* v_new;         // [kAmxChunk][kPanel]; once split, two blocks of the state's change
-  float* products;      // [kAmxChunk][kPanel]: S K, then P V_new
-  float* queries;       // [kAmxChunk][kPanel]: S Q
-  float* slot_rows;     // [kPanel][K], for load_panel and store_panel
+  // [kAmxChunk][kPanel] each: products as they leave the tiles. Few, so that they stay in the
+  // first-level cache.
+  float* products;    // S K; then S Q and P V_new of the first block; then the state's change
+  float* v_new;       // V_new; then S Q and P V_new of the last block
+  float* kept_v_new;  // V_new where the state after every token is asked for
+  float* slot_rows;   // [kPanel][K], for load_panel and store_panel
   size_t bytes;
 
   ChunkAmxScratch(const Shape& shape, const Split& split, std::byte* base) {
@@ -54,12 +58,12 @@ struct ChunkAmxScratch {
     operands.t = split_matrix(kAmxChunk * kTokenWords);
     operands.p = split_matrix(kAmxChunk * kTokenWords);
     operands.vectors = reinterpret_cast<AmxVectors*>(floats(sizeof(AmxVectors) / sizeof(float)));
-    residual = split_matrix(kTokenWords * kPanel);
+    residual = pairs(kTokenWords * kPanel);
     v_new_pairs = split_matrix(kTokenWords * kPanel);
     decayed = split_matrix(kTokenWords * kPanel);
-    v_new = floats(kAmxChunk * kPanel);
     products = floats(kAmxChunk * kPanel);
-    queries = floats(kAmxChunk * kPanel);
+    v_new = floats(kAmxChunk * kPanel);
+    kept_v_new = floats(kAmxChunk * kPanel);
     slot_rows = floats(kPanel * K);
     bytes = used;
   }
@@ -137,7 +141,7 @@ struct PanelStepAmx : PanelRows<bf16> {
 
   // And what the vectors do with rows of a block: two, i and i + 1, or a tile from i on.
 
-  // R = beta (V - exp(G) S K), split; zero for padding.
+  // R = beta (V - exp(G) S K), rounded; zero for padding.
   template <bool kFullTile>
   HWY_INLINE void residual(int64_t i) const {
     const F32 d;
@@ -154,17 +158,17 @@ struct PanelStepAmx : PanelRows<bf16> {
             hn::Mul(hn::Set(d, x.beta[row]), hn::NegMulAdd(hn::Set(d, x.read[row]), product, v));
       }
       const int64_t at = i / 2 * kPanel + j * kLanes;
-      split_pairs(rows[0], rows[1], scratch.residual.high + at, scratch.residual.low + at);
+      _mm512_storeu_si512(scratch.residual + at, make_pairs(rows[0], rows[1]));
     }
   }
   // V_new and its decayed copy, split.
-  HWY_INLINE void split_v_new(int64_t i) const {
+  HWY_INLINE void split_v_new(const float* all, int64_t i) const {
     const F32 d;
     const AmxVectors& x = *scratch.operands.vectors;
     const Vec even_decay = hn::Set(d, x.to_end[i]), odd_decay = hn::Set(d, x.to_end[i + 1]);
 #pragma GCC unroll 16
     for (int j = 0; j < kVecs; ++j) {
-      const float* v_new = scratch.v_new + i * kPanel + j * kLanes;
+      const float* v_new = all + i * kPanel + j * kLanes;
       const Vec even = load(v_new), odd = load(v_new + kPanel);
       const int64_t at = i / 2 * kPanel + j * kLanes;
       split_pairs(even, odd, scratch.v_new_pairs.high + at, scratch.v_new_pairs.low + at);
@@ -173,16 +177,15 @@ struct PanelStepAmx : PanelRows<bf16> {
     }
   }
   // O = scale exp(G) S Q + P V_new.
-  HWY_INLINE void output_tile(int64_t i) const {
+  HWY_INLINE void output_tile(const float* queries, const float* inside, int64_t i) const {
     Tile<kRows, kVecs> tile;
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       const Vec factor = hn::Set(F32(), scratch.operands.vectors->output[i + r]);
 #pragma GCC unroll 16
       for (int j = 0; j < kVecs; ++j) {
-        const int64_t at = (i + r) * kPanel + j * kLanes;
-        const Vec inside = load(scratch.products + at);
-        tile.at[r][j] = hn::MulAdd(factor, load(scratch.queries + at), inside);
+        const int64_t at = (i % kBlock + r) * kPanel + j * kLanes;
+        tile.at[r][j] = hn::MulAdd(factor, load(queries + at), load(inside + at));
       }
     }
     store_output(tile, static_cast<int>(i));
@@ -205,23 +208,31 @@ struct PanelStepAmx : PanelRows<bf16> {
   // The chunk on this panel: each product beside the vectors' work on an earlier one.
   HWY_INLINE void run(int64_t n) const {
     const int64_t rows = rows_of_blocks(count), last = rows - kBlock;
+    const bool every_state = problem.stores_every_state();
+    float* const v_new = every_state ? scratch.kept_v_new : scratch.v_new;
+    // The four blocks that products go to.
+    constexpr int64_t kSize = kBlock * kPanel;
+    float *const a = scratch.products, *const b = a + kSize;
+    float *const c = scratch.v_new, *const e = c + kSize;
+
     const auto nothing = [](int64_t) {};
-    const auto splits = [&](int64_t r) { return [=, this](int64_t i) { split_v_new(r + 2 * i); }; };
     const auto residuals = [&](int64_t r) {
       // Of rows that are all there, and a whole panel, in the common case.
       return [=, this, full = r + kBlock <= count && panel.width == kPanel](int64_t i) {
         full ? residual<true>(r + 2 * i) : residual<false>(r + 2 * i);
       };
     };
-    const auto outputs = [&](int64_t r) {
+    const auto splits = [&](int64_t r) {
+      return [=, this](int64_t i) { split_v_new(v_new, r + 2 * i); };
+    };
+    const auto outputs = [&](int64_t r, const float* queries, const float* inside) {
       return [=, this](int64_t i) {
-        if (2 * i % kRows == 0) output_tile(r + 2 * i);
+        if (2 * i % kRows == 0) output_tile(queries, inside, r + 2 * i);
       };
     };
     int64_t read = 0;
-    const auto beside = [&](const auto& product, float* to, const auto& work, const auto& next) {
+    const auto beside = [&](const auto& product, float* to, const auto& work) {
       multiply_beside(tiles, product, to, kPanel, [&](int64_t i) {
-        next.prefetch(i);
         ahead.next(read++);
         work(i);
       });
@@ -229,46 +240,36 @@ struct PanelStepAmx : PanelRows<bf16> {
     const auto alone = [&](const auto& work) {
       for (int64_t i = 0; i < kBlock / 2; ++i) work(i);
     };
-    const auto at = [](float* block, int64_t first_row) { return block + first_row * kPanel; };
 
+    beside(state_times_rows(0), a, nothing);
     if (last > 0) {
-      beside(state_times_rows(0), scratch.products, nothing, state_times_rows(last));
-      beside(state_times_rows(last), at(scratch.products, last), residuals(0),
-             inverse_times_residual(0));
-      beside(inverse_times_residual(0), scratch.v_new, residuals(last),
-             inverse_times_residual(last));
-      beside(inverse_times_residual(last), at(scratch.v_new, last), splits(0),
-             state_times_rows(kAmxChunk));
-      beside(state_times_rows(kAmxChunk), scratch.queries, splits(last),
-             state_times_rows(kAmxChunk + last));
-      beside(state_times_rows(kAmxChunk + last), at(scratch.queries, last), nothing,
-             attention_times_v_new(0));
-      beside(attention_times_v_new(0), scratch.products, nothing, attention_times_v_new(last));
-      beside(attention_times_v_new(last), at(scratch.products, last), outputs(0),
-             keys_times_v_new(0));
+      beside(state_times_rows(last), b, residuals(0));
+      beside(inverse_times_residual(0), v_new, residuals(last));
+      beside(inverse_times_residual(last), v_new + kSize, splits(0));
+      beside(state_times_rows(kAmxChunk), a, splits(last));
+      beside(attention_times_v_new(0), b, nothing);
+      beside(state_times_rows(kAmxChunk + last), c, outputs(0, a, b));
+      beside(attention_times_v_new(last), e, nothing);
     } else {
-      multiply(tiles, state_times_rows(0), scratch.products, kPanel);
       alone(residuals(0));
-      multiply(tiles, inverse_times_residual(0), scratch.v_new, kPanel);
-      alone(splits(0));
-      multiply(tiles, state_times_rows(kAmxChunk), scratch.queries, kPanel);
-      multiply(tiles, attention_times_v_new(0), scratch.products, kPanel);
+      beside(inverse_times_residual(0), v_new, nothing);
+      beside(state_times_rows(kAmxChunk), c, splits(0));
+      beside(attention_times_v_new(0), e, nothing);
     }
 
     // As in chunk_walk-inl.h: where the state after every token is asked for, token by token.
-    if (HWY_UNLIKELY(problem.stores_every_state())) {
-      alone(outputs(last));
+    if (HWY_UNLIKELY(every_state)) {
+      alone(outputs(last, c, e));
       update_and_store_every_state(n);
       return;
     }
-    const auto change = [&](int64_t k) { return scratch.v_new + k / kBlock % 2 * kBlock * kPanel; };
+    const auto change = [&](int64_t k) { return k / kBlock % 2 == 0 ? a : b; };
     const auto add = [&](int64_t k) {
       return [=, this, by = change(k)](int64_t i) { add_change(k + 2 * i, by + 2 * i * kPanel); };
     };
-    const auto next_of = [&](int64_t k) { return keys_times_v_new(std::min(k, K - kBlock)); };
-    beside(keys_times_v_new(0), change(0), outputs(last), next_of(kBlock));
+    beside(keys_times_v_new(0), change(0), outputs(last, c, e));
     for (int64_t k = kBlock; k < K; k += kBlock) {
-      beside(keys_times_v_new(k), change(k), add(k - kBlock), next_of(k + kBlock));
+      beside(keys_times_v_new(k), change(k), add(k - kBlock));
     }
     alone(add(K - kBlock));
   }
@@ -277,7 +278,7 @@ struct PanelStepAmx : PanelRows<bf16> {
     const AmxVectors& x = *scratch.operands.vectors;
     for (int64_t i = 0; i < count; ++i) {
       const auto* key = reinterpret_cast<const uint16_t*>(scratch.operands.rows + i * K / 2);
-      add_token(panel.state, K, x.step[i], scratch.v_new + i * kPanel,
+      add_token(panel.state, K, x.step[i], scratch.kept_v_new + i * kPanel,
                 [&](int64_t k) { return bf16_to_float(key[k]) * x.norms[i]; });
       store_token_state(n, i, scratch.slot_rows);
     }

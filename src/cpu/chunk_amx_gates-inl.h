@@ -99,15 +99,19 @@ HWY_INLINE void pack_rows_for_tiles(const DeltaRuleProblem& problem, const Token
         squares[i] = dot_pairs(squares[i], pairs, pairs);
       }
     }
+    if (!problem.use_qk_l2norm) continue;
     transpose_square(squares);
     Vec sum = squares[0];
 #pragma GCC unroll 16
     for (int i = 1; i < kLanes; ++i) sum = hn::Add(sum, squares[i]);
     store(sum, norms + r);
   }
-  if (problem.use_qk_l2norm) to_inverse_norms(norms, kAmxChunk, problem.l2norm_eps);
-  std::fill_n(norms + (problem.use_qk_l2norm ? count : 0),
-              kAmxChunk - (problem.use_qk_l2norm ? count : 0), 1.0f);
+  int64_t normalised = 0;
+  if (problem.use_qk_l2norm) {
+    to_inverse_norms(norms, kAmxChunk, problem.l2norm_eps);
+    normalised = count;
+  }
+  std::fill(norms + normalised, norms + kAmxChunk, 1.0f);
 }
 
 // token_pairs from the columns, whose words are pairs along K: the lower halves of two tokens'
