@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <cstdio>
 #include <deque>
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <system_error>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -245,6 +247,10 @@ std::string operator_names() {
 
 int run(const Options& o) {
   check_kernel(o.kernel);
+  std::error_code none;  // there is no output yet
+  if (std::filesystem::equivalent(o.in, o.out, none)) {
+    throw Mistake("output \"" + o.out + "\" is the input, expected another file");
+  }
   verify::SafetensorsFile file;
   require(verify::SafetensorsFile::open(o.in, &file));
   std::string name = o.op;

@@ -19,14 +19,17 @@ namespace {
 
 using verify::Tensor;
 
+// A NaN is the largest of all numbers.
+bool less(double a, double b) { return a < b || (std::isnan(b) && !std::isnan(a)); }
+void raise(double* most, double value) {
+  if (less(*most, value)) *most = value;
+}
+
 Spread spread_of(std::vector<double> values) {
   Spread spread;
-  for (double value : values) {  // a NaN is the largest
-    if (!(value <= spread.max)) spread.max = value;
-    if (std::isnan(value)) return {value, value};
-  }
+  for (double value : values) raise(&spread.max, value);
   const auto middle = values.begin() + static_cast<std::ptrdiff_t>((values.size() - 1) / 2);
-  std::nth_element(values.begin(), middle, values.end());
+  std::nth_element(values.begin(), middle, values.end(), less);
   spread.median = *middle;
   return spread;
 }
@@ -45,7 +48,7 @@ void measure_errors(const Systems& systems, const std::vector<double>& X, TrilRo
       const double difference = std::fabs(x[i] - T[i]);
       error += difference * difference;
       norm += T[i] * T[i];
-      if (!(difference <= row->abs_error_max)) row->abs_error_max = difference;
+      raise(&row->abs_error_max, difference);
     }
     errors[static_cast<size_t>(m)] = std::sqrt(error / norm);
   }
@@ -148,21 +151,22 @@ SystemStatistics statistics_of(const Systems& systems) {
     for (int64_t i = 0; i < n; ++i) {
       double sum = 0;
       for (int64_t j = 0; j < i; ++j) {
-        off = std::max(off, std::fabs(T[i * n + j]));
+        raise(&off, std::fabs(T[i * n + j]));
         sum += std::fabs(T[i * n + j]);
-        s.system_offdiag_abs_max = std::max(s.system_offdiag_abs_max, std::fabs(L[i * n + j]));
+        raise(&s.system_offdiag_abs_max, std::fabs(L[i * n + j]));
       }
-      largest = std::max(largest, std::fabs(T[i * n + i]));
-      norm = std::max(norm, sum + std::fabs(T[i * n + i]));
-      s.inverse_sum_abs_offdiag_row_max = std::max(s.inverse_sum_abs_offdiag_row_max, sum);
+      raise(&largest, std::fabs(T[i * n + i]));
+      raise(&norm, sum + std::fabs(T[i * n + i]));
+      raise(&s.inverse_sum_abs_offdiag_row_max, sum);
     }
-    s.inverse_abs_max.push_back(std::max(largest, off));
+    raise(&largest, off);
+    s.inverse_abs_max.push_back(largest);
     s.inverse_offdiag_abs_max.push_back(off);
     s.inverse_inf_norm.push_back(norm);
   }
   for (auto* values : {&s.cumulative_g_full_chunk, &s.inverse_abs_max, &s.inverse_offdiag_abs_max,
                        &s.inverse_inf_norm}) {
-    std::sort(values->begin(), values->end());
+    std::sort(values->begin(), values->end(), less);
   }
   return s;
 }

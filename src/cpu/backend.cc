@@ -1,6 +1,7 @@
 // The CPU backend: which instruction set runs a shape, how the work is cut into tasks, and the
 // loops over them.
 #include <algorithm>
+#include <limits>
 #include <vector>
 
 #include "backend.h"
@@ -43,26 +44,57 @@ Split split_of(const Shape& shape, const Plan& plan) {
 // Tasks per worker that dynamic scheduling wants, so that the last ones to finish differ little.
 constexpr int64_t kTasksPerWorker = 4;
 
+bool keep_workers_busy(int64_t tasks, int workers) {
+  return workers <= 1 || tasks >= kTasksPerWorker * workers;
+}
+
 // Into how many parts a group of value heads is split: one, unless sequences and heads are too few
-// to keep the workers busy. Then as many as end first, where `repeated` is what every part does
-// anew (gram matrices, gates), in units of columns. Workers are not equally fast, so that the end
-// comes a quarter of a task later than the count says.
-int64_t parts_for(const Shape& shape, int workers, double repeated) {
+// to keep the workers busy.
+int64_t parts_for(const Shape& shape, int workers) {
   const int64_t whole = std::max<int64_t>(1, shape.sequences * shape.heads);
-  if (workers <= 1 || whole >= kTasksPerWorker * workers) return 1;
+  if (keep_workers_busy(whole, workers)) return 1;
+  const int64_t units = shape.value_heads / shape.heads * cpu::units_of(shape.V);
+  return std::clamp<int64_t>((kTasksPerWorker * workers + whole - 1) / whole, 1, units);
+}
+
+// The same for the chunk operator, whose parts each do some work anew (gram matrices, gates):
+// `repeated`, in units of columns. As many parts as end first; workers are not equally fast, so
+// that the end comes a quarter of a task later than the count says.
+int64_t chunk_parts_for(const Shape& shape, int workers, double repeated) {
+  const int64_t whole = std::max<int64_t>(1, shape.sequences * shape.heads);
+  if (keep_workers_busy(whole, workers)) return 1;
   const int64_t units = shape.value_heads / shape.heads * cpu::units_of(shape.V);
   int64_t best = 1;
-  double soonest = 0;
+  double soonest = std::numeric_limits<double>::infinity();
   for (int64_t parts = 1; parts <= units; ++parts) {
-    const double rounds = static_cast<double>((whole * parts + workers - 1) / workers);
-    const double task = repeated + static_cast<double>((units + parts - 1) / parts);
-    const double end = (rounds + 0.25) * task;
-    if (parts == 1 || end < soonest) {
-      best = parts;
-      soonest = end;
-    }
+    const int64_t rounds = (whole * parts + workers - 1) / workers;
+    const int64_t most_units = (units + parts - 1) / parts;
+    const double end =
+        (static_cast<double>(rounds) + 0.25) * (static_cast<double>(most_units) + repeated);
+    if (end >= soonest) continue;
+    best = parts;
+    soonest = end;
   }
   return best;
+}
+
+// A recurrent or replay task is a whole sequence where there are enough of them, else a part of a
+// head: a slot is one long walk through memory, and the prefetches that run ahead of it fetch, at
+// the end of a task, what another worker is writing.
+int64_t step_tasks(const Shape& shape, int64_t parts, int workers) {
+  if (parts == 1 && shape.sequences >= kTasksPerWorker * workers) return shape.sequences;
+  return shape.sequences * shape.heads * parts;
+}
+
+// Runs body(index of the split's task, worker) for all of them, as many to a task as the plan says.
+template <class Body>
+void for_each_step(const Call& call, const Shape& shape, const Body& body) {
+  const int64_t steps = shape.sequences * shape.heads * call.plan.parts;
+  const int64_t per_task = call.plan.tasks == 0 ? 0 : steps / call.plan.tasks;
+  call.for_each_task([&](int64_t task, int worker) {
+    const cpu::FlushDenormals mode;
+    for (int64_t i = task * per_task; i < (task + 1) * per_task; ++i) body(i, worker);
+  });
 }
 
 // Elements of an elementwise operator that are worth a task.
@@ -111,8 +143,8 @@ Status plan_cpu(const Shape& shape, const PlanRequest& request, Plan* plan) {
     case Op::kChunk: {
       const bool bf16 = takes_bf16(shape, *kernels);
       plan->chunk = bf16 ? kernels->chunk_of_bf16 : cpu::kChunk;
-      plan->parts =
-          parts_for(shape, request.workers, bf16 ? kernels->repeated_of_bf16 : cpu::kRepeated);
+      plan->parts = chunk_parts_for(shape, request.workers,
+                                    bf16 ? kernels->repeated_of_bf16 : cpu::kRepeated);
       plan->tasks = shape.sequences * shape.heads * plan->parts;
       plan->compute = bf16 ? Compute::kBF16 : Compute::kF32;
       plan->workspace_bytes_per_worker =
@@ -121,15 +153,15 @@ Status plan_cpu(const Shape& shape, const PlanRequest& request, Plan* plan) {
       break;
     }
     case Op::kRecurrent:
-      plan->parts = parts_for(shape, request.workers, 0);
-      plan->tasks = shape.sequences * shape.heads * plan->parts;
+      plan->parts = parts_for(shape, request.workers);
+      plan->tasks = step_tasks(shape, plan->parts, request.workers);
       plan->workspace_bytes_per_worker = kernels->recurrent_scratch(shape, split_of(shape, *plan));
       break;
     case Op::kReplayVerify:
     case Op::kReplayCommit:
       // One part: the records of a q/k head are read by all its value heads before they are
       // replaced.
-      plan->tasks = shape.sequences * shape.heads;
+      plan->tasks = step_tasks(shape, plan->parts, request.workers);
       plan->workspace_bytes_per_worker = kernels->replay_scratch(shape, split_of(shape, *plan));
       break;
     case Op::kGating:
@@ -169,8 +201,7 @@ Status run_chunk(const Call& call, const DeltaRuleProblem& problem) {
 Status run_recurrent(const Call& call, const DeltaRuleProblem& problem) {
   const Split split = split_of(problem.shape, call.plan);
   const Kernels& kernels = kernels_of(call.plan);
-  call.for_each_task([&](int64_t task, int worker) {
-    const cpu::FlushDenormals mode;
+  for_each_step(call, problem.shape, [&](int64_t task, int worker) {
     kernels.recurrent(problem, split, task, call.worker_workspace(worker));
   });
   zero_tail(problem.out, problem.sequences, problem.shape);
@@ -180,8 +211,7 @@ Status run_recurrent(const Call& call, const DeltaRuleProblem& problem) {
 Status run_replay(const Call& call, const ReplayProblem& problem) {
   const Split split = split_of(problem.shape, call.plan);
   const Kernels& kernels = kernels_of(call.plan);
-  call.for_each_task([&](int64_t task, int worker) {
-    const cpu::FlushDenormals mode;
+  for_each_step(call, problem.shape, [&](int64_t task, int worker) {
     kernels.replay(problem, split, task, call.worker_workspace(worker));
   });
   if (problem.verifies()) zero_tail(problem.out, problem.sequences, problem.shape);

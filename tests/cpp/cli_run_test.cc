@@ -250,6 +250,7 @@ TEST_F(CliRunTest, Mistakes) {
   const ChunkArgs args = data.chunk_args();
   write(args);
   expect_mistake(line(""), "--op");
+  expect_mistake("run '" + in() + "' '" + in() + "' --op chunk --layout vk", "is the input");
   expect_mistake(line("--op chunks"), "perhaps chunk");
   expect_mistake(line("--op fourier"), "one of chunk, recurrent");
   expect_mistake(line("--op chunk"), "--layout vk or kv");

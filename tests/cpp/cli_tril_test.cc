@@ -138,6 +138,30 @@ TEST_F(CliTrilTest, AFileNeedsOnlyWhatASystemIsMadeOf) {
   std::remove(file.c_str());
 }
 
+TEST_F(CliTrilTest, ANaNInAFileShows) {
+  std::vector<verify::Capture> captures;
+  ASSERT_TRUE(verify::read_captures(GDN_DATA_DIR, &captures).ok());
+  verify::DeltaRuleData data = captures[0].file.data;
+  data.k.set(3, std::nan(""));
+  const std::string file = path("nan.safetensors");
+  ASSERT_TRUE(verify::write_safetensors(file, {{"k", data.k.view()},
+                                               {"a", data.a.view()},
+                                               {"A_log", data.A_log.view()},
+                                               {"b", data.b.view()}})
+                  .ok());
+  const json layer = json_of("tril --file '" + file + "' --chunks 16 --iterations 2 --min-time 0 " +
+                             "--json --kernel scalar")
+                         .at("layers")[0];
+  const json& distribution = layer.at("chunk").at("16").at("inverse_inf_norm");
+  EXPECT_TRUE(distribution.at("1").is_null()) << distribution;
+  EXPECT_TRUE(distribution.at("0.5").is_number()) << distribution;
+  const json& last = layer.at("series")[0].at("neumann").back();
+  EXPECT_TRUE(last.at("residual_max").is_null()) << last;
+  EXPECT_TRUE(last.at("residual_median").is_number()) << last;
+  EXPECT_TRUE(last.at("abs_err_max").is_null()) << last;
+  std::remove(file.c_str());
+}
+
 TEST_F(CliTrilTest, Mistakes) {
   expect_mistake("tril --chunks 257", "--chunks");
   expect_mistake("tril --iterations 0", "--iterations");
