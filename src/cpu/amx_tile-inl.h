@@ -134,12 +134,15 @@ struct BlockProduct {
   int64_t a_stride;
   const uint32_t* b[kTerms];
   int64_t b_stride;
-  int64_t steps_of_a_term;
+  int64_t steps;
 
-  int64_t steps() const { return steps_of_a_term * kTerms; }
+  // Sums of all terms over the 16 pairs from 16 s on.
   HWY_INLINE void step(Tiles& tiles, int64_t s) const {
-    const int64_t at = s / kTerms * kTileWords, term = s % kTerms;
-    add_to_block(tiles, a[term] + at, a_stride, b[term] + at * b_stride, b_stride);
+    const int64_t at = s * kTileWords;
+#pragma GCC unroll 3
+    for (int term = 0; term < kTerms; ++term) {
+      add_to_block(tiles, a[term] + at, a_stride, b[term] + at * b_stride, b_stride);
+    }
   }
 };
 
@@ -163,25 +166,25 @@ HWY_INLINE BlockProduct<3> product_of(const SplitMatrix& a, int64_t first, int64
   return {{low, high, high}, a_stride, {b.high, b.low, b.high}, b_stride, steps};
 }
 
-// Computes the block to `to` [32][stride], and does work(0) to work(15), which has nothing to do
-// with it, between its steps: the matrix unit and the vector units run side by side only as far
-// as the processor looks ahead.
+// Computes the block to `to` [32][stride], and does work(0) to work(kParts - 1), which has nothing
+// to do with it, between its steps: the matrix unit and the vector units run side by side only as
+// far as the processor looks ahead. A part is a tile's rows, enough to be worth a call.
+constexpr int kParts = 4;
 template <class Product, class Work>
 HWY_INLINE void multiply_beside(Tiles& tiles, const Product& product, float* to, int64_t stride,
                                 const Work& work) {
-  constexpr int kParts = 4;
   zero_block(tiles);
   int64_t done = 0;
   for (int part = 0; part < kParts; ++part) {
-    for (; done * kParts < product.steps() * (part + 1); ++done) product.step(tiles, done);
-    for (int i = 0; i < 16 / kParts; ++i) work(part * (16 / kParts) + i);
+    for (; done * kParts < product.steps * (part + 1); ++done) product.step(tiles, done);
+    work(part);
   }
   store_block(tiles, to, stride);
 }
 template <class Product>
 HWY_INLINE void multiply(Tiles& tiles, const Product& product, float* to, int64_t stride) {
   zero_block(tiles);
-  for (int64_t s = 0; s < product.steps(); ++s) product.step(tiles, s);
+  for (int64_t s = 0; s < product.steps; ++s) product.step(tiles, s);
   store_block(tiles, to, stride);
 }
 

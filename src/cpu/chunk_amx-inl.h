@@ -83,31 +83,44 @@ HWY_INLINE void round_state_rows(const float* panel, int64_t k, uint32_t* copy) 
 }
 
 // What the next chunk, from token t0 on, will read, to the second-level cache: v's columns of this
-// panel, and of k and q the part-th of `parts` parts, a row or two each time. Requests that come
-// all at once fill the buffers that the tiles' loads need too.
+// panel, and of k and q the part-th of `parts` parts, a few rows each time. Requests that come all
+// at once fill the buffers that the tiles' loads need too.
 struct ReadAhead {
-  const DeltaRuleProblem& problem;
-  const Sequence& sequence;
-  const Panel& panel;
-  int64_t q_head, t0, first, end;  // tokens of k and q
+  struct Rows {
+    const std::byte* first;
+    int64_t stride;  // bytes, as all here
+  };
+  Rows v, k, q;
+  int64_t v_count, kq_count;
+  int64_t row_bytes;  // of k and q
 
-  ReadAhead(const DeltaRuleProblem& p, const Sequence& s, const Panel& the_panel, int64_t head,
-            int64_t from, int64_t part, int64_t parts)
-      : problem(p), sequence(s), panel(the_panel), q_head(head), t0(from) {
-    const int64_t count = std::clamp<int64_t>(s.length - from, 0, kAmxChunk);
-    first = from + count * part / parts;
-    end = from + count * (part + 1) / parts;
-  }
-  // For i from 0 to 2 kAmxChunk - 1.
-  HWY_INLINE void next(int64_t i) const {
+  ReadAhead(const DeltaRuleProblem& problem, const Sequence& sequence, const Panel& panel,
+            int64_t q_head, int64_t t0, int64_t part, int64_t parts) {
     constexpr auto size = static_cast<int64_t>(sizeof(bf16));
-    if (i < kAmxChunk) {
-      if (t0 + i >= sequence.length) return;
-      prefetch_row_to_l2(problem.v.at(sequence, t0 + i, panel.head) + panel.column * size, 1);
-    } else if (first + i - kAmxChunk < end) {
-      const int64_t t = first + i - kAmxChunk;
-      prefetch_row_to_l2(problem.k.at(sequence, t, q_head), problem.shape.K * size);
-      prefetch_row_to_l2(problem.q.at(sequence, t, q_head), problem.shape.K * size);
+    const auto rows = [&](const TokenTensor& tensor, int64_t t, int64_t head, int64_t column) {
+      return Rows{tensor.at(sequence, t, head) + column * size, tensor.token_stride * size};
+    };
+    v_count = std::clamp<int64_t>(sequence.length - t0, 0, kAmxChunk);
+    const int64_t first = v_count * part / parts;
+    kq_count = v_count * (part + 1) / parts - first;
+    row_bytes = problem.shape.K * size;
+    v = rows(problem.v, t0, panel.head, panel.column);
+    k = rows(problem.k, t0 + first, q_head, 0);
+    q = rows(problem.q, t0 + first, q_head, 0);
+  }
+  // For i from 0 to 47: in the first 16 v, then k and q.
+  HWY_INLINE void next(int64_t i) const {
+    if (i < 16) {
+      const int64_t end = v_count * (i + 1) / 16;
+      for (int64_t t = v_count * i / 16; t < end; ++t) {
+        prefetch_row_to_l2(v.first + t * v.stride, 1);
+      }
+    } else if (i < 48) {
+      const int64_t end = kq_count * (i - 15) / 32;
+      for (int64_t t = kq_count * (i - 16) / 32; t < end; ++t) {
+        prefetch_row_to_l2(k.first + t * k.stride, row_bytes);
+        prefetch_row_to_l2(q.first + t * q.stride, row_bytes);
+      }
     }
   }
 };
@@ -215,30 +228,36 @@ struct PanelStepAmx : PanelRows<bf16> {
     float *const a = scratch.products, *const b = a + kSize;
     float *const c = scratch.v_new, *const e = c + kSize;
 
+    // A part of the vectors' work is a tile's rows.
+    static_assert(kParts * kRows == kBlock);
     const auto nothing = [](int64_t) {};
     const auto residuals = [&](int64_t r) {
       // Of rows that are all there, and a whole panel, in the common case.
-      return [=, this, full = r + kBlock <= count && panel.width == kPanel](int64_t i) {
-        full ? residual<true>(r + 2 * i) : residual<false>(r + 2 * i);
+      return [=, this, full = r + kBlock <= count && panel.width == kPanel](int64_t part) {
+        for (int64_t i = r + part * kRows; i < r + (part + 1) * kRows; i += 2) {
+          full ? residual<true>(i) : residual<false>(i);
+        }
       };
     };
     const auto splits = [&](int64_t r) {
-      return [=, this](int64_t i) { split_v_new(v_new, r + 2 * i); };
+      return [=, this](int64_t part) {
+        for (int64_t i = r + part * kRows; i < r + (part + 1) * kRows; i += 2) {
+          split_v_new(v_new, i);
+        }
+      };
     };
     const auto outputs = [&](int64_t r, const float* queries, const float* inside) {
-      return [=, this](int64_t i) {
-        if (2 * i % kRows == 0) output_tile(queries, inside, r + 2 * i);
-      };
+      return [=, this](int64_t part) { output_tile(queries, inside, r + part * kRows); };
     };
     int64_t read = 0;
     const auto beside = [&](const auto& product, float* to, const auto& work) {
-      multiply_beside(tiles, product, to, kPanel, [&](int64_t i) {
+      multiply_beside(tiles, product, to, kPanel, [&](int64_t part) {
         ahead.next(read++);
-        work(i);
+        work(part);
       });
     };
     const auto alone = [&](const auto& work) {
-      for (int64_t i = 0; i < kBlock / 2; ++i) work(i);
+      for (int64_t part = 0; part < kParts; ++part) work(part);
     };
 
     beside(state_times_rows(0), a, nothing);
@@ -265,7 +284,11 @@ struct PanelStepAmx : PanelRows<bf16> {
     }
     const auto change = [&](int64_t k) { return k / kBlock % 2 == 0 ? a : b; };
     const auto add = [&](int64_t k) {
-      return [=, this, by = change(k)](int64_t i) { add_change(k + 2 * i, by + 2 * i * kPanel); };
+      return [=, this, by = change(k)](int64_t part) {
+        for (int64_t i = part * kRows; i < (part + 1) * kRows; i += 2) {
+          add_change(k + i, by + i * kPanel);
+        }
+      };
     };
     beside(keys_times_v_new(0), change(0), outputs(last, c, e));
     for (int64_t k = kBlock; k < K; k += kBlock) {
