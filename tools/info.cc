@@ -5,64 +5,42 @@
 #include <string>
 
 #include "command.h"
-#include "processor.h"
-#include "table.h"
+#include "machine_info.h"
 
 namespace gdn::tools {
 namespace {
 
-std::string join(const std::vector<std::string>& words) {
-  std::string line;
-  for (const std::string& word : words) line += (line.empty() ? "" : " ") + word;
-  return line.empty() ? "none of those that matter" : line;
+void print_json(const MachineInfo& found) {
+  const Processor& machine = found.processor;
+  nlohmann::ordered_json out;
+  out["version"] = GDN_VERSION;
+  out["processor"] = {
+      {"model", machine.model}, {"cores", machine.cores}, {"features", machine.features}};
+  out["executor"] = {{"kind", found.executor}, {"threads", found.threads}};
+  out["kernel"] = found.chosen.kernel;
+  out["reason"] = found.chosen.reason;
+  out["bf16_products"] = found.bf16_products ? "bfloat16" : "float32";
+  for (const KernelInfo& kernel : found.kernels) {
+    out["kernels"].push_back({{"name", kernel.name},
+                              {"backend", kernel.backend},
+                              {"description", kernel.description},
+                              {"supported", kernel.supported},
+                              {"chosen", kernel.name == found.chosen.kernel}});
+  }
+  std::printf("%s\n", out.dump(2).c_str());
 }
 
 int info(bool as_json) {
-  const Processor machine = processor();
   const Threads threads = make_threads(0);
   Context context;
   context.executor = threads.executor.get();
-  Plan chosen;
-  require(plan(context, Shape(), &chosen));
-  Shape bf16;
-  bf16.dtype = DType::kBF16;
-  Plan chosen_bf16;
-  require(plan(context, bf16, &chosen_bf16));
-  const char* bf16_products = chosen_bf16.compute == Compute::kBF16 ? "bfloat16" : "float32";
-
+  MachineInfo found;
+  require(machine_info(context, threads.kind, &found));
   if (as_json) {
-    nlohmann::ordered_json out;
-    out["version"] = GDN_VERSION;
-    out["processor"] = {
-        {"model", machine.model}, {"cores", machine.cores}, {"features", machine.features}};
-    out["executor"] = {{"kind", threads.kind}, {"threads", threads.executor->max_workers()}};
-    out["kernel"] = chosen.kernel;
-    out["reason"] = chosen.reason;
-    out["bf16_products"] = bf16_products;
-    for (const KernelInfo& kernel : kernels()) {
-      out["kernels"].push_back({{"name", kernel.name},
-                                {"backend", kernel.backend},
-                                {"description", kernel.description},
-                                {"supported", kernel.supported},
-                                {"chosen", kernel.name == chosen.kernel}});
-    }
-    std::printf("%s\n", out.dump(2).c_str());
-    return kSuccess;
+    print_json(found);
+  } else {
+    std::fputs(to_string(found).c_str(), stdout);
   }
-  std::printf("gdn %s\n", GDN_VERSION);
-  std::printf("processor  %s, %d cores: %s\n", machine.model.c_str(), machine.cores,
-              join(machine.features).c_str());
-  std::printf("threads    %d (%s)\n", threads.executor->max_workers(), threads.kind);
-  std::printf("kernel     %s: %s; %s products for bfloat16 input\n\n",
-              std::string(chosen.kernel).c_str(), std::string(chosen.reason).c_str(),
-              bf16_products);
-  Table table({"", "kernel", "backend", "runs here", "description"});
-  for (const KernelInfo& kernel : kernels()) {
-    table.add({kernel.name == chosen.kernel ? "*" : "", std::string(kernel.name),
-               std::string(kernel.backend), kernel.supported ? "yes" : "no",
-               std::string(kernel.description)});
-  }
-  table.print();
   return kSuccess;
 }
 

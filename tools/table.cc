@@ -15,7 +15,8 @@ Table::Table(const std::vector<std::string>& headings) {
   rows_.push_back(first);
 }
 
-void Table::print() const {
+std::string Table::to_string() const {
+  std::string lines;
   std::vector<size_t> width(right_.size());
   for (const auto& row : rows_) {
     for (size_t i = 0; i < row.size(); ++i) width[i] = std::max(width[i], row[i].size());
@@ -27,9 +28,12 @@ void Table::print() const {
       line += (i ? "  " : "") + (right_[i] ? pad + row[i] : row[i] + pad);
     }
     line.erase(line.find_last_not_of(' ') + 1);
-    std::printf("%s\n", line.c_str());
+    lines += line + "\n";
   }
+  return lines;
 }
+
+void Table::print() const { std::fputs(to_string().c_str(), stdout); }
 
 std::string text(const char* format, ...) {
   char buffer[256];

@@ -1,4 +1,4 @@
-// A table of text on stdout.
+// A table of text.
 #pragma once
 
 #include <string>
@@ -11,7 +11,8 @@ class Table {
   // One entry a column; those of a heading that starts with '>' (not printed) are aligned right.
   explicit Table(const std::vector<std::string>& headings);
   void add(std::vector<std::string> cells) { rows_.push_back(std::move(cells)); }
-  void print() const;
+  std::string to_string() const;
+  void print() const;  // on stdout
 
  private:
   std::vector<bool> right_;

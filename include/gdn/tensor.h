@@ -7,9 +7,23 @@
 
 namespace gdn {
 
-enum class DType : uint8_t { kF32, kBF16, kF16, kI32, kI64, kBool };
+enum class DType : uint8_t {
+  kF32,
+  kBF16,
+  kF16,
+  kI32,
+  kI64,
+  kBool,
+  // No operator takes these: they are for bindings, whose users may give any tensor, so that the
+  // message can say what was given.
+  kF64,
+  kI16,
+  kI8,
+  kU8,
+  kOther,
+};
 
-// Bytes of one element.
+// Bytes of one element; 0 for kOther.
 constexpr int64_t size_of(DType dtype) {
   switch (dtype) {
     case DType::kF32:
@@ -19,9 +33,16 @@ constexpr int64_t size_of(DType dtype) {
     case DType::kF16:
       return 2;
     case DType::kI64:
+    case DType::kF64:
       return 8;
+    case DType::kI16:
+      return 2;
     case DType::kBool:
+    case DType::kI8:
+    case DType::kU8:
       return 1;
+    case DType::kOther:
+      return 0;
   }
   return 0;
 }
@@ -40,6 +61,16 @@ constexpr const char* name_of(DType dtype) {
       return "int64";
     case DType::kBool:
       return "bool";
+    case DType::kF64:
+      return "float64";
+    case DType::kI16:
+      return "int16";
+    case DType::kI8:
+      return "int8";
+    case DType::kU8:
+      return "uint8";
+    case DType::kOther:
+      return "of another kind";
   }
   return "?";
 }

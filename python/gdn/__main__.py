@@ -1,0 +1,5 @@
+"""python -m gdn: what this build and this machine have, as `gdn info` prints it."""
+
+import gdn
+
+print(gdn.info(), end="")
