@@ -154,12 +154,7 @@ HWY_INLINE BlockProduct<2> product_of(const uint32_t* a, int64_t a_stride, const
                                       int64_t b_stride, int64_t steps) {
   return {{a, a}, a_stride, {b.low, b.high}, b_stride, steps};
 }
-// A from row `first` on.
-HWY_INLINE BlockProduct<2> product_of(const SplitMatrix& a, int64_t first, int64_t a_stride,
-                                      const uint32_t* b, int64_t b_stride, int64_t steps) {
-  return {{a.low + first * a_stride, a.high + first * a_stride}, a_stride, {b, b}, b_stride, steps};
-}
-// Low times low is less than what the split drops.
+// A from row `first` on. Low times low is less than what the split drops.
 HWY_INLINE BlockProduct<3> product_of(const SplitMatrix& a, int64_t first, int64_t a_stride,
                                       const SplitMatrix& b, int64_t b_stride, int64_t steps) {
   const uint32_t *high = a.high + first * a_stride, *low = a.low + first * a_stride;

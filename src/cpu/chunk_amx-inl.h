@@ -10,11 +10,11 @@
 //      S <- exp(G_last) S + K^T (exp(G_last - G) V_new), and its bfloat16 copy.
 //
 // q and k are never rounded again, and the state is rounded for S K and S Q only, as in
-// chunk_bf16-inl.h. R is rounded: that is as if v were another v within a rounding of R, which the
-// recurrence forgives. V_new is not, for on identical keys its rows cancel (there chunk_bf16-inl.h
-// makes up for the rounding in its substitution; here is none left to do so in), nor are T and P:
-// they are split into two parts each (SplitMatrix), whose products are right to 2^-14, two or three
-// times as many, and cheap.
+// chunk_bf16-inl.h. That kernel rounds V_new for the update and makes up for it in the
+// substitution; here there is none left to do so in, and on identical keys the rows of V_new
+// cancel. So T, R, P and V_new are split into two parts each (SplitMatrix), whose products are
+// right to 2^-14, two or three times as many, and cheap. (R might be rounded, which is as if v were
+// another v within a rounding: states are then off by 1.6e-3 in place of 1e-4, and no time is won.)
 
 GDN_BEFORE_KERNELS()
 namespace gdn::cpu::GDN_ISA {
@@ -23,7 +23,7 @@ struct ChunkAmxScratch {
   float* state;    // the task's panels, [K][kPanel] each
   uint32_t* copy;  // in bfloat16: [K / 2][kPanel] pairs along K each
   AmxOperands operands;
-  uint32_t* residual;  // [kTokenWords][kPanel] token pairs, as are the next two
+  SplitMatrix residual;  // [kTokenWords][kPanel] token pairs, as are the next two
   SplitMatrix v_new_pairs;
   SplitMatrix decayed;  // exp(G_last - G_i) v_new_i
   // [kAmxChunk][kPanel] each: products as they leave the tiles. Few, so that they stay in the
@@ -58,7 +58,7 @@ struct ChunkAmxScratch {
     operands.t = split_matrix(kAmxChunk * kTokenWords);
     operands.p = split_matrix(kAmxChunk * kTokenWords);
     operands.vectors = reinterpret_cast<AmxVectors*>(floats(sizeof(AmxVectors) / sizeof(float)));
-    residual = pairs(kTokenWords * kPanel);
+    residual = split_matrix(kTokenWords * kPanel);
     v_new_pairs = split_matrix(kTokenWords * kPanel);
     decayed = split_matrix(kTokenWords * kPanel);
     products = floats(kAmxChunk * kPanel);
@@ -154,7 +154,7 @@ struct PanelStepAmx : PanelRows<bf16> {
 
   // And what the vectors do with rows of a block: two, i and i + 1, or a tile from i on.
 
-  // R = beta (V - exp(G) S K), rounded; zero for padding.
+  // R = beta (V - exp(G) S K), split; zero for padding.
   template <bool kFullTile>
   HWY_INLINE void residual(int64_t i) const {
     const F32 d;
@@ -171,7 +171,7 @@ struct PanelStepAmx : PanelRows<bf16> {
             hn::Mul(hn::Set(d, x.beta[row]), hn::NegMulAdd(hn::Set(d, x.read[row]), product, v));
       }
       const int64_t at = i / 2 * kPanel + j * kLanes;
-      _mm512_storeu_si512(scratch.residual + at, make_pairs(rows[0], rows[1]));
+      split_pairs(rows[0], rows[1], scratch.residual.high + at, scratch.residual.low + at);
     }
   }
   // V_new and its decayed copy, split.
