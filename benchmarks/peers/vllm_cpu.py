@@ -7,7 +7,7 @@ import pathlib
 import torch
 
 from .peer import Call, packed_result
-from .work import EPS
+from .work import EPS, HV, V
 
 NAME = "vLLM-CPU"
 
@@ -37,7 +37,6 @@ def prefill(inputs, threads):
 
 def decode(inputs, pool, threads):
     i, n = inputs, inputs.work.sequences
-    q, k, v = (x.transpose(0, 1).contiguous() for x in (i.q, i.k, i.v))
     a, b = i.a[0], i.b[0]
     dt_bias = i.dt_bias.bfloat16()
     state = pool.view("kv")
@@ -47,7 +46,7 @@ def decode(inputs, pool, threads):
 
     def run(turn):
         out[0] = ops.fused_sigmoid_gating_delta_rule_update_cpu(
-            i.A_log, dt_bias, q, k, v, a, b, state, turns[turn % len(turns)], lengths, True, 1.0, 20.0
+            i.A_log, dt_bias, i.q, i.k, i.v, a, b, state, turns[turn % len(turns)], lengths, True, 1.0, 20.0
         )
 
-    return Call(run, lambda s: (out[0].reshape(n, *v.shape[2:])[s], state[i.slots[s]].mT), layout="kv")
+    return Call(run, lambda s: (out[0].view(n, HV, V)[s], state[i.slots[s]].mT), layout="kv")

@@ -1,0 +1,55 @@
+"""Peers in turns: clocks and neighbours change, and then they change for all."""
+
+import statistics
+import time
+
+BATCH = 2e-3  # seconds a sample lasts at least; shorter calls are repeated
+WARM = 0.1  # a call shorter than this is preceded by an untimed one, after which caches and threads are its own
+FEWEST = 3  # samples of a slow peer
+
+
+def timed(run, first_turn, calls):
+    """Seconds a call."""
+    start = time.perf_counter()
+    for turn in range(first_turn, first_turn + calls):
+        run(turn)
+    return (time.perf_counter() - start) / calls
+
+
+def take_turns(runs, turns, budget, fewest=FEWEST):
+    """{name: seconds of each round} of {name: run(turn)}: `turns` rounds, but a peer leaves them when it has spent
+    `budget` seconds on `fewest` samples or more."""
+    found = {name: [] for name in runs}
+    calls, turn, spent = {}, {}, {}
+    for name, run in runs.items():
+        once = timed(run, 0, 1)
+        if once < WARM:
+            once = min(once, timed(run, 1, 3))
+        calls[name], turn[name], spent[name] = max(1, round(BATCH / once)), 4, 0.0
+    order = list(runs)
+    for _ in range(turns):
+        for name in order:
+            samples = found[name]
+            if spent[name] > budget and len(samples) >= fewest:
+                continue
+            start = time.perf_counter()
+            if not samples or samples[-1] < WARM:
+                runs[name](turn[name])
+                turn[name] += 1
+            samples.append(timed(runs[name], turn[name], calls[name]))
+            turn[name] += calls[name]
+            spent[name] += time.perf_counter() - start
+        order = order[1:] + order[:1]  # so that none is always after the same one
+    return found
+
+
+def quantiles(samples):
+    if len(samples) < 2:
+        return dict(median=samples[0], p10=samples[0], p90=samples[0])
+    tenths = statistics.quantiles(samples, n=10, method="inclusive")
+    return dict(median=statistics.median(samples), p10=tenths[0], p90=tenths[8])
+
+
+def pair_ratios(samples, others):
+    """How many times longer `samples` took than `others`, round by round."""
+    return quantiles([a / b for a, b in zip(samples, others)])
