@@ -5,7 +5,7 @@
     benchmarks/peers_cpu.py --quick                         a minute of tiny shapes, to see that all peers work
     benchmarks/peers_cpu.py --peers libgdn,vllm --work prefill-bf16,decode-fp32-64 --threads 2
     benchmarks/peers_cpu.py --json FILE --svg FILE --markdown
-    benchmarks/peers_cpu.py --from FILE --markdown          the report of an earlier run
+    benchmarks/peers_cpu.py --from FILE --docs              docs/performance.md and its chart, from an earlier run
 
 Peers are installed into build/peers-venv, with pinned versions (peers/environment.py). Every result is compared with a
 float64 reference before anything is timed. Of each peer the table has the median of its best setting of threads (up to
@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 
-from peers import chart, environment, report
+from peers import chart, document, environment, report
 
 PEERS = ["libgdn", "pytorch", "huggingface", "vllm", "zentorch", "onnxruntime", "llama.cpp", "memory"]
 
@@ -73,6 +73,7 @@ def arguments():
     parser.add_argument("--json", type=pathlib.Path, help="write the results")
     parser.add_argument("--svg", type=pathlib.Path, help="write the chart, of the largest number of threads")
     parser.add_argument("--markdown", action="store_true", help="print the tables as docs/performance.md has them")
+    parser.add_argument("--docs", action="store_true", help="put tables and chart into docs/performance.md")
     parser.add_argument("--from", type=pathlib.Path, dest="source", help="report these results instead of measuring")
     parser.add_argument("--venv", type=pathlib.Path, default=environment.ROOT / "build/peers-venv")
     parser.add_argument("--no-install", action="store_true", help="measure what is installed already")
@@ -80,6 +81,8 @@ def arguments():
     options = parser.parse_args()
     if max(options.threads) > cpus:
         parser.error(f"--threads {max(options.threads)}: this process may use {cpus} processors")
+    if options.docs and options.quick:
+        parser.error("--docs: not with the shapes of --quick")
     options.turns = options.turns or (3 if options.quick else 31)
     options.budget = options.budget or (0.2 if options.quick else 3.0)
     return options
@@ -141,6 +144,8 @@ def main():
         options.json.write_text(json.dumps(found, indent=1) + "\n")
     if options.svg:
         options.svg.write_text(chart.svg(found, max(found["threads"])))
+    if options.docs:
+        document.write(environment.ROOT / "docs", found)
     print(report.markdown(found) if options.markdown else report.text(found))
     if any("failure" in result for result in found["results"]):
         sys.exit(1)

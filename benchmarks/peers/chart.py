@@ -5,8 +5,8 @@ import math
 
 from .report import GROUPS, Best, number
 
-COLUMN = 560  # width of one of the two columns: prefill, decode
-NAME, BARS = 150, 250  # of it: names, bars; the rest is for figures
+COLUMN = 570  # width of one of the two columns: prefill, decode
+NAME, BARS = 165, 250  # of it: names, bars; the rest is for figures
 ROW, GAP = 15, 26
 OURS, LOOPS, OTHERS = "#1b6ca8", "#c9c9c9", "#e0a458"
 
@@ -22,8 +22,8 @@ def colour(peer):
     return OURS if peer == "libgdn" else LOOPS if peer.startswith("memory") else OTHERS
 
 
-def block(best, work, name, x, y):
-    """The bars of one piece of work; returns (elements, the y below)."""
+def block(best, group, work, name, x, y):
+    """The bars of a piece of work; returns (elements, the y below)."""
     rows = sorted((best.get(work, peer)["ms"]["median"], peer) for peer in best.order if best.get(work, peer))
     # Bars start at half of the shortest time, so that it has a bar too, and span what is there, a decade or more.
     least = math.log10(rows[0][0] / 2)
@@ -33,14 +33,20 @@ def block(best, work, name, x, y):
     for ms, peer in rows:
         width = BARS * (math.log10(ms) - least) / span
         ratio = best.ratio(work, peer)
-        figures = number(ms) + (f"   {ratio:.2f}x" if ratio and peer != "libgdn" else "")
-        found.append(text(x + NAME - 6, y + ROW - 4, peer, anchor="end"))
+        figures = number(ms) + (f" ({ratio:.2f}x)" if ratio and peer != "libgdn" else "")
+        found.append(text(x + NAME - 6, y + ROW - 4, best.label(group, peer), anchor="end"))
         found.append(
             f'<rect x="{x + NAME}" y="{y + 2}" width="{width:.1f}" height="{ROW - 4}" fill="{colour(peer)}"/>'
         )
         found.append(text(x + NAME + width + 5, y + ROW - 4, figures))
         y += ROW
     return found, y + GAP
+
+
+def title_of(group, name):
+    if not name.isdigit():
+        return name.replace("1 ", "1 sequence, ")
+    return f"{name} {'tokens' if group.startswith('prefill') else 'sequences'}"
 
 
 def column(best, groups, x, y):
@@ -50,10 +56,8 @@ def column(best, groups, x, y):
             continue
         found.append(text(x, y, GROUPS[group].rsplit(" (", 1)[0], size=13, weight="bold"))
         y += 22
-        unit = "tokens" if group.startswith("prefill") else "sequences"
         for work, name in best.groups[group]:
-            digits = name.isdigit()
-            elements, y = block(best, work, f"{name} {unit}" if digits else name, x, y)
+            elements, y = block(best, group, work, title_of(group, name), x, y)
             found += elements
         y += 8
     return found, y

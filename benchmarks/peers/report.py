@@ -50,6 +50,11 @@ class Best:
     def peers(self, group):
         return [peer for peer in self.order if any(self.get(work, peer) for work, _ in self.groups[group])]
 
+    def label(self, group, peer):
+        """The peer's name, with its dtype where that is not the group's."""
+        works = [self.get(work, peer) for work, _ in self.groups[group]]
+        return f"{peer} (bf16)" if any(result and result["note"].startswith("bf16") for result in works) else peer
+
     def loop_ratio(self, work):
         """That of the fastest memory loop."""
         ratios = [self.ratio(work, peer) for peer in self.order if peer.startswith(LOOP)]
@@ -82,7 +87,7 @@ def group_rows(found, best, group):
     works = best.groups[group]
     yield ["ms", *[name for _, name in works], "error, out / state"]
     for peer in best.peers(group):
-        yield [peer, *[cell(best, work, peer) for work, _ in works], largest_errors(found, group, peer)]
+        yield [best.label(group, peer), *[cell(best, work, peer) for work, _ in works], largest_errors(found, group, peer)]
     what, unit = ("gflop_per_second", "GFLOP/s") if group.startswith("prefill") else ("gbyte_per_second", "GB/s")
     ours = [best.get(work, "libgdn") for work, _ in works]
     yield [f"libgdn, {unit}", *[f"{result[what]:.1f}" if result else "-" for result in ours], ""]

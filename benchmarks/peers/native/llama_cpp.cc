@@ -18,8 +18,8 @@ struct Peer {
 
 extern "C" {
 
-// q, k [N,T,H,D], v [N,T,HV,D], g, beta [N,T,HV], state [N,HV,D,D] and result, out [N,T,HV,D] followed by the new state:
-// all contiguous float32.
+// q, k [N,T,H,D], v [N,T,HV,D], g, beta [N,T,HV], state [N,HV,D,D] and result, out [N,T,HV,D]
+// followed by the new state: all contiguous float32.
 void* llama_cpp_create(int64_t N, int64_t T, int64_t H, int64_t HV, int64_t D, int threads) {
   ggml_cpu_init();
   auto* peer = new Peer;
@@ -33,7 +33,8 @@ void* llama_cpp_create(int64_t N, int64_t T, int64_t H, int64_t HV, int64_t D, i
   peer->g = tensor(1, HV, T, N);
   peer->beta = tensor(1, HV, T, N);
   peer->state = tensor(D, D, HV, N);
-  peer->result = ggml_gated_delta_net(peer->context, peer->q, peer->k, peer->v, peer->g, peer->beta, peer->state,
+  peer->result = ggml_gated_delta_net(peer->context, peer->q, peer->k, peer->v, peer->g, peer->beta,
+                                      peer->state,
                                       /*K=*/1);
   peer->graph = ggml_new_graph(peer->context);
   ggml_build_forward_expand(peer->graph, peer->result);
@@ -43,7 +44,8 @@ void* llama_cpp_create(int64_t N, int64_t T, int64_t H, int64_t HV, int64_t D, i
   return peer;
 }
 
-int llama_cpp_run(void* handle, void* q, void* k, void* v, void* g, void* beta, void* state, void* result) {
+int llama_cpp_run(void* handle, void* q, void* k, void* v, void* g, void* beta, void* state,
+                  void* result) {
   auto* peer = static_cast<Peer*>(handle);
   peer->q->data = q;
   peer->k->data = k;
