@@ -5,6 +5,7 @@ import time
 
 BATCH = 2e-3  # seconds a sample lasts at least; shorter calls are repeated
 WARM = 0.1  # a call shorter than this is preceded by an untimed one, after which caches and threads are its own
+SLOW = 1.0  # a first call longer than this says enough: no other goes before the samples
 FEWEST = 3  # samples of a slow peer
 
 
@@ -16,24 +17,24 @@ def timed(run, first_turn, calls):
     return (time.perf_counter() - start) / calls
 
 
-def take_turns(runs, turns, budget, fewest=FEWEST):
+def take_turns(runs, first, turns, budget):
     """{name: seconds of each round} of {name: run(turn)}: `turns` rounds, but a peer leaves them when it has spent
-    `budget` seconds on `fewest` samples or more."""
+    `budget` seconds on FEWEST samples or more. first: {name: seconds of its very first call}, where that was timed."""
     found = {name: [] for name in runs}
-    calls, turn, spent = {}, {}, {}
+    once, calls, turn, spent = {}, {}, {}, {}
     for name, run in runs.items():
-        once = timed(run, 0, 1)
-        if once < WARM:
-            once = min(once, timed(run, 1, 3))
-        calls[name], turn[name], spent[name] = max(1, round(BATCH / once)), 4, 0.0
+        once[name] = first.get(name, 0)
+        if once[name] < SLOW:
+            once[name] = min(timed(run, at, 1) for at in range(1 if once[name] > WARM else 3))
+        calls[name], turn[name], spent[name] = max(1, round(BATCH / once[name])), 3, 0.0
     order = list(runs)
     for _ in range(turns):
         for name in order:
             samples = found[name]
-            if spent[name] > budget and len(samples) >= fewest:
+            if spent[name] > budget and len(samples) >= FEWEST:
                 continue
             start = time.perf_counter()
-            if not samples or samples[-1] < WARM:
+            if (samples[-1] if samples else once[name]) < WARM:
                 runs[name](turn[name])
                 turn[name] += 1
             samples.append(timed(runs[name], turn[name], calls[name]))

@@ -50,11 +50,12 @@ def load(keys):
 
 
 def calls_of(of, peers, threads):
-    """Of the peers that do this work: {name: Call}, checked; {name: errors}; {name: why it is not timed}."""
+    """Of the peers that do this work: {name: Call}, checked; {name: errors}; {name: seconds of the checked
+    call}; {name: why it is not timed}."""
     inputs = work.Inputs(of)
     expected = work.reference(inputs)
     pool = work.Pool(inputs) if of.decode else None
-    calls, errors, failures = {}, {}, {}
+    calls, errors, seconds, failures = {}, {}, {}, {}
     for peer in peers:
         try:
             call = peer.decode(inputs, pool, threads) if of.decode else peer.prefill(inputs, threads)
@@ -63,7 +64,7 @@ def calls_of(of, peers, threads):
             if call.checked:
                 if pool:
                     pool.fill(call.layout, call.indexed)
-                call.run(0)
+                seconds[peer.NAME] = measure.timed(call.run, 0, 1)
                 errors[peer.NAME] = work.errors(call.result, expected)
         except RuntimeError as error:
             failures[peer.NAME] = str(error)
@@ -74,12 +75,13 @@ def calls_of(of, peers, threads):
         calls[peer.NAME] = call
     if pool:
         pool.fill("vk", True)
-    return calls, errors, failures
+    return calls, errors, seconds, failures
 
 
 def results_of(of, peers, options):
-    calls, errors, failures = calls_of(of, peers, options["threads"])
-    samples = measure.take_turns({name: call.run for name, call in calls.items()}, options["turns"], options["budget"])
+    calls, errors, first, failures = calls_of(of, peers, options["threads"])
+    runs = {name: call.run for name, call in calls.items()}
+    samples = measure.take_turns(runs, first, options["turns"], options["budget"])
     for name, why in failures.items():
         say(f"{of.id}: {name} is not timed: {why}")
         yield dict(peer=name, failure=why, errors=errors.get(name))
