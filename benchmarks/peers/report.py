@@ -144,7 +144,7 @@ def markdown(found):
                 lines.append("| " + " | ".join(row) + " |")
                 if i == 0:
                     lines.append("|" + "---|" * len(row))
-    lines += ["", "| goal, two threads | wanted | found |", "|---|---|---|"]
+    lines += ["", f"| goal ({max(found['threads'])} threads) | wanted | found |", "|---|---|---|"]
     lines += [f"| {what} | {wanted} | {got} |" for what, wanted, got in goals(found)]
     lines += [f"\n{peer} did not run: {why}" for peer, why in found["missing"].items()]
     return "\n".join(lines)
