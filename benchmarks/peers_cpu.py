@@ -53,7 +53,7 @@ def arguments():
         "--work",
         type=lambda text: text.split(","),
         default=[""],
-        help="what to time, by beginnings of names: prefill-bf16, prefill-fp32-2048, decode-fp32 (state), decode-bf16-1",
+        help="what to time, by beginnings of names: prefill-bf16, prefill-fp32-2048, decode-fp32 (state)",
     )
     parser.add_argument(
         "--threads",
@@ -68,7 +68,7 @@ def arguments():
         help="tuned (large blocks kept, huge pages), default; with both, each peer's best counts",
     )
     parser.add_argument("--turns", type=int, help="samples of a peer (31; quick: 3)")
-    parser.add_argument("--budget", type=float, help="seconds after which a slow peer takes no more turns (3; quick: .2)")
+    parser.add_argument("--budget", type=float, help="seconds that a slow peer gets for its turns (2; quick: .2)")
     parser.add_argument("--quick", action="store_true", help="tiny shapes and few samples")
     parser.add_argument("--json", type=pathlib.Path, help="write the results")
     parser.add_argument("--svg", type=pathlib.Path, help="write the chart, of the largest number of threads")
@@ -84,7 +84,7 @@ def arguments():
     if options.docs and options.quick:
         parser.error("--docs: not with the shapes of --quick")
     options.turns = options.turns or (3 if options.quick else 31)
-    options.budget = options.budget or (0.2 if options.quick else 3.0)
+    options.budget = options.budget or (0.2 if options.quick else 2.0)
     return options
 
 

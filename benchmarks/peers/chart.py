@@ -77,5 +77,6 @@ def svg(found, threads):
     width = 2 * COLUMN + 16
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {bottom}" width="{width}" height="{bottom}" '
-        f'font-family="sans-serif"><rect width="100%" height="100%" fill="white"/>\n' + "\n".join(elements) + "\n</svg>\n"
+        'font-family="sans-serif"><rect width="100%" height="100%" fill="white"/>\n'
+        + "\n".join([*elements, "</svg>", ""])
     )

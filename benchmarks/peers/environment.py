@@ -1,4 +1,4 @@
-"""The environment of the peers: pinned packages from PyPI, this tree's libgdn, and native/ with llama.cpp's operator."""
+"""The environment of the peers: pinned packages from PyPI, this tree's libgdn, native/ with llama.cpp's operator."""
 
 import os
 import pathlib
@@ -70,8 +70,8 @@ def ggml_source(venv):
     if not found:
         say(f"fetching {LLAMA_CPP}")
         folder.mkdir(parents=True, exist_ok=True)
-        # pip wants an sdist's metadata before it gives it away, and takes some minutes of building tools for that; those
-        # of the environment do.
+        # pip wants an sdist's metadata before it gives it away; without isolation it uses the environment's tools for
+        # that and does not build its own first.
         quietly(
             *(venv / "bin/pip", "download", "--quiet", "--no-cache-dir", "--disable-pip-version-check", "--no-deps"),
             *("--no-build-isolation", "--no-binary", ":all:", "--dest", folder, LLAMA_CPP),

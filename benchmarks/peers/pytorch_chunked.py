@@ -1,10 +1,10 @@
-"""The chunked algorithm in plain PyTorch, float32 inside, as the specification that libgdn started from has it: chunks of
-64, with its two switches.
+"""The chunked algorithm in plain PyTorch, float32 inside, as the specification that libgdn started from has it: chunks
+of 64, with its two switches.
 
 solve    "neumann": X <- X - X strict_lower(L X), 14 times, its default; "exact": forward substitution by rows
-phase_b  "optimized": everything but two products a chunk before the loop over chunks, its default; "legacy": in the loop
+phase_b  "optimized": all but two products a chunk before the loop over chunks, its default; "legacy": in the loop
 
-Both peers below decode alike.
+Decode has no switches: it is a peer of its own.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""What a run found, as tables: text for a terminal, Markdown for docs/performance.md; and the goals of the comparison."""
+"""What a run found, as tables: text for a terminal, Markdown for docs/performance.md; and the goals."""
 
 GROUPS = {
     "prefill-bf16": "Prefill, bf16 (tokens)",
@@ -12,8 +12,8 @@ NOTES = """\
 Prefill starts from states and leaves states; g and beta are given, q and k are l2-normalised inside (ONNX Runtime and
 llama.cpp do not and get normalised ones). Decode computes gates and norms inside (again except those two), on states in
 a pool, in place (except ONNX Runtime, llama.cpp and Hugging Face, which give new ones). One sequence: hot is the same
-state again and again, rotated a cold one each time. varlen is 1, 63, 64, 65, 500 and 1355 tokens in one call, a call for
-each where a peer has no packs. A memory loop only reads and writes the states."""
+state again and again, rotated a cold one each time. varlen is 1, 63, 64, 65, 500 and 1355 tokens in one call, a call
+for each where a peer has no packs. A memory loop only reads and writes the states."""
 
 
 class Best:
@@ -87,7 +87,8 @@ def group_rows(found, best, group):
     works = best.groups[group]
     yield ["ms", *[name for _, name in works], "error, out / state"]
     for peer in best.peers(group):
-        yield [best.label(group, peer), *[cell(best, work, peer) for work, _ in works], largest_errors(found, group, peer)]
+        cells = [cell(best, work, peer) for work, _ in works]
+        yield [best.label(group, peer), *cells, largest_errors(found, group, peer)]
     what, unit = ("gflop_per_second", "GFLOP/s") if group.startswith("prefill") else ("gbyte_per_second", "GB/s")
     ours = [best.get(work, "libgdn") for work, _ in works]
     yield [f"libgdn, {unit}", *[f"{result[what]:.1f}" if result else "-" for result in ours], ""]
