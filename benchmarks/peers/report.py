@@ -22,11 +22,14 @@ class Best:
     def __init__(self, found, threads):
         self.threads = threads
         self.results = {}
+        self.loops = {}  # {work: results of all settings}
         self.order = list(found["versions"])  # of the peers
         for result in found["results"]:
             if result["threads"] > threads or "failure" in result:
                 continue
             key = result["work"], result["peer"]
+            if result["peer"].startswith(LOOP) and "ratio" in result:
+                self.loops.setdefault(result["work"], []).append(result)
             if key not in self.results or result["ms"]["median"] < self.results[key]["ms"]["median"]:
                 self.results[key] = result
         self.groups = {}  # {group: [work]}
@@ -43,7 +46,7 @@ class Best:
         one, base = self.get(work, peer), self.get(work, "libgdn")
         if not one or not base:
             return None
-        if all(one[key] == base[key] for key in ("threads", "allocator")):
+        if setting(one) == setting(base):
             return one["ratio"]["median"]
         return one["ms"]["median"] / base["ms"]["median"]
 
@@ -56,9 +59,14 @@ class Best:
         return f"{peer} (bf16)" if any(result and result["note"].startswith("bf16") for result in works) else peer
 
     def loop_ratio(self, work):
-        """That of the fastest memory loop."""
-        ratios = [self.ratio(work, peer) for peer in self.order if peer.startswith(LOOP)]
-        return min((ratio for ratio in ratios if ratio), default=None)
+        """That of the fastest memory loop, in the process of libgdn's best time: same memory, pages and threads."""
+        base = self.get(work, "libgdn")
+        ratios = [r["ratio"]["median"] for r in self.loops.get(work, []) if base and setting(r) == setting(base)]
+        return min(ratios, default=None)
+
+
+def setting(result):
+    return result["threads"], result["allocator"]
 
 
 def number(ms):
