@@ -67,5 +67,6 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (SOURCE / "docs/python.md").read_tex
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=[str(i) for i in range(len(BLOCKS))])
-def test_the_documentation_runs(block):
+def test_the_documentation_runs(block, monkeypatch):
+    monkeypatch.chdir(SOURCE)
     exec(compile(block, "docs/python.md", "exec"), {})
