@@ -14,7 +14,9 @@ _EXCEPTIONS = {
 }
 
 # How PyTorch's messages begin where the arguments are not even what the schema asks for.
-_MALFORMED = re.compile(r"Unknown keyword argument|gdn::\w+\(\) (Expected|expected|is missing|takes)")
+_MALFORMED = re.compile(
+    r"Unknown keyword argument|gdn::\w+\(\) (Expected|expected|is missing|takes)"
+)
 
 
 def _on_another_device(schema, args, kwargs):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .check import Check, lengths_of
+from .check_slots import check_slots, slots_of
 from .sequences import EqualChunks, PackedChunks, chunks_of
 from .states import StatePool, zero_where
 from .without_gradient import in_place, without_gradient
@@ -95,7 +96,7 @@ class _Call:
             check.fail("weight", "has W = 0", "at least 1")
         check.sequences(cu_seqlens, B, T, max_length)
         N = B if cu_seqlens is None else cu_seqlens.shape[0] - 1
-        slots = check.slots_of(state, initial_state_indices, N)
+        slots = slots_of(check, state, initial_state_indices, N)
         check.tensor("initial_state", state, [slots, D, "S"])
         if state is not None and state.shape[2] < W - 1:
             check.fail(
@@ -114,8 +115,8 @@ class _Call:
                     f"at least {least}, W - 2 and the tokens of the longest sequence, with "
                     "num_accepted",
                 )
-        check.slots(
-            N, state, lengths, in_place, initial_state_indices,
+        check_slots(
+            check, N, state, lengths, in_place, initial_state_indices,
             final_state_indices, has_initial_state, num_accepted, null_slot, one_slot=True,
         )  # fmt: skip
 

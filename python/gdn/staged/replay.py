@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .call import Call
 from .check import LAYOUTS, Check, lengths_of
+from .check_slots import check_slots
 from .l2norm import l2norm_f32
 from .preprocess import repeat_heads
 from .recurrent import run
@@ -40,7 +41,8 @@ def replay_verify_(
     check = Check("gdn.replay_verify_")
     check.tensor("q", q, ["B", "T", "H", "K"])
     check.tensor("record_k", record_k, [*state.shape[:1], "M", *q.shape[2:]])
-    M, longest = record_k.shape[1], max(lengths_of(check, cu_seqlens, *q.shape[:2]) or [0])
+    M = record_k.shape[1]
+    longest = max(lengths_of(check, cu_seqlens, *q.shape[:2]) or [0])
     if longest > M:
         expected = f"at least {longest}, the tokens of the longest sequence"
         check.fail("record_k", f"has M = {M}", expected)
@@ -96,7 +98,7 @@ def replay_commit_(
     N = num_accepted.shape[0]
     slots = N if state_indices is None else "slots"
     check.tensor("state", state, [slots, HV, V, K] if state_layout == "vk" else [slots, HV, K, V])
-    check.slots(N, state, None, True, state_indices, None, None, None, null_slot)
+    check_slots(check, N, state, None, True, state_indices, None, None, None, null_slot)
     pools = _records(
         check, N, state, num_accepted, (record_k, record_v, record_g), (H, K), (HV, V),
         state_indices, null_slot,

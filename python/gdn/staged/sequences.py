@@ -99,7 +99,8 @@ class PackedChunks:
         )
 
     def keep_ended(self, step: int, before: Tensor, after: Tensor) -> Tensor:
-        """The states [count,...] after a step of the walk: those before where a sequence has ended."""
+        """The states [count,...] after a step of the walk: where a sequence has ended, those
+        before."""
         return torch.where(widen(step < self._chunks, after), after, before)
 
     def join(self, walked: Tensor) -> Tensor:
