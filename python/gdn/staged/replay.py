@@ -47,9 +47,11 @@ def replay_verify_(
         expected = f"at least {longest}, the tokens of the longest sequence"
         check.fail("record_k", f"has M = {M}", expected)
     most = min(M, q.shape[1])
+    max_length = most if max_length is None else min(most, max_length)
     call = Call(
         "gdn.replay_verify_", q, k, v, g, beta, state, state_layout, in_place=True,
-        cu_seqlens=cu_seqlens, initial_state_indices=state_indices, max_length=min(most, max_length or most), **options,
+        cu_seqlens=cu_seqlens, initial_state_indices=state_indices, max_length=max_length,
+        **options,
     )  # fmt: skip
     pools = _records(
         check, call.count(), state, num_accepted, (record_k, record_v, record_g), q.shape[2:],
