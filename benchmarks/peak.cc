@@ -66,6 +66,25 @@ GDN_TARGET("avx512f,avx512bf16") void dot_avx512_bf16(long steps) {
   GDN_20(GDN_KEEP)
 }
 
+// Products into four tiles of zeros, which take as long as any others; four every eight steps, for
+// they take eight times as long as a step of vectors. In asm, as in the library
+// (amx_tile-inl.h); run only where the kernel of that name may be.
+void dot_amx_bf16(long steps) {
+  struct alignas(64) {
+    uint8_t palette = 1, start_row = 0;
+    uint8_t reserved[14] = {};
+    uint16_t bytes_of_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+  } config;
+  asm volatile("ldtilecfg %0" : : "m"(config));  // clears the tiles
+  for (long i = 0; i < steps; i += 8) {
+    asm volatile(
+        "tdpbf16ps %tmm6, %tmm4, %tmm0\n\ttdpbf16ps %tmm7, %tmm4, %tmm1\n\t"
+        "tdpbf16ps %tmm6, %tmm5, %tmm2\n\ttdpbf16ps %tmm7, %tmm5, %tmm3");
+  }
+  asm volatile("tilerelease");
+}
+
 GDN_TARGET("avx2,fma") void fma_avx2(long steps) {
   __m256 y = _mm256_set1_ps(0.999f), z = _mm256_set1_ps(0.001f);
   GDN_HIDE(y)
@@ -94,6 +113,7 @@ void multiply_add_baseline(long steps) {
 
 constexpr ComputeProbe kAvx512{"AVX-512 fp32 FMA", 20 * 16 * 2, &fma_avx512};
 constexpr ComputeProbe kAvx512Bf16{"AVX-512 bf16 dot", 20 * 16 * 4, &dot_avx512_bf16};
+constexpr ComputeProbe kAmxBf16{"AMX bf16 dot", 4 * 16 * 16 * 64 / 8, &dot_amx_bf16};
 constexpr ComputeProbe kAvx2{"AVX2 fp32 FMA", 12 * 8 * 2, &fma_avx2};
 constexpr ComputeProbe kBaseline{"SSE2 fp32 multiply, add", 12 * 4 * 2, &multiply_add_baseline};
 
@@ -181,7 +201,7 @@ void run_tasks(Executor* executor, int64_t count, const Body& body) {
 
 const ComputeProbe* fp32_probe(std::string_view kernel) {
 #if defined(__x86_64__)
-  if (kernel == "avx512" || kernel == "avx512_bf16") return &kAvx512;
+  if (kernel == "avx512" || kernel == "avx512_bf16" || kernel == "amx_bf16") return &kAvx512;
   if (kernel == "avx2") return &kAvx2;
   if (kernel == "scalar") return &kBaseline;
 #elif defined(__aarch64__)
@@ -194,6 +214,9 @@ const ComputeProbe* fp32_probe(std::string_view kernel) {
 const ComputeProbe* bf16_probe(std::string_view kernel) {
 #if defined(__x86_64__)
   if (kernel == "avx512_bf16") return &kAvx512Bf16;
+#if !defined(GDN_EMULATE_AMX)
+  if (kernel == "amx_bf16") return &kAmxBf16;
+#endif
 #endif
   (void)kernel;
   return nullptr;

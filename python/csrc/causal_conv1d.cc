@@ -63,6 +63,7 @@ void causal_conv1d_(StableIValue* stack, uint64_t, uint64_t) {
   const std::optional<Text> kernel = in.optional_text();
 
   require_no_gradients("gdn.causal_conv1d_", {&x, &weight, &bias, &state});
+  count_write({&state});
   args.x = x.view();
   args.weight = weight.view();
   args.bias = bias.view();

@@ -106,6 +106,7 @@ void chunk_(StableIValue* stack, uint64_t, uint64_t) {
   require_no_gradients(
       "gdn.chunk_", {&tokens.q, &tokens.k, &tokens.v, &tokens.g, &tokens.beta, &state, &gates.A_log,
                      &gates.a, &gates.dt_bias, &gates.b, &checkpoints});
+  count_write({&state, &checkpoints});
   ChunkArgs args(layout_named("gdn.chunk", layout.view()));
   tokens.put(&args);
   gates.put(&args);
@@ -135,6 +136,7 @@ void recurrent_(StableIValue* stack, uint64_t, uint64_t) {
   require_no_gradients("gdn.recurrent_",
                        {&tokens.q, &tokens.k, &tokens.v, &tokens.g, &tokens.beta, &state,
                         &gates.A_log, &gates.a, &gates.dt_bias, &gates.b});
+  count_write({&state});
   RecurrentArgs args(layout_named("gdn.recurrent", layout.view()));
   tokens.put(&args);
   gates.put(&args);

@@ -21,6 +21,7 @@ void replay_verify_(StableIValue* stack, uint64_t, uint64_t) {
   require_no_gradients("gdn.replay_verify_",
                        {&tokens.q, &tokens.k, &tokens.v, &tokens.g, &tokens.beta, &state, &record_k,
                         &record_v, &record_g, &gates.A_log, &gates.a, &gates.dt_bias, &gates.b});
+  count_write({&state, &record_k, &record_v, &record_g});
   ReplayVerifyArgs args(layout_named("gdn.replay_verify", layout.view()));
   tokens.put(&args);
   gates.put(&args);
@@ -51,6 +52,7 @@ void replay_commit_(StableIValue* stack, uint64_t, uint64_t) {
   const std::optional<Text> kernel = in.optional_text();
 
   require_no_gradients("gdn.replay_commit_", {&state, &record_k, &record_v, &record_g});
+  count_write({&state});
   ReplayCommitArgs args(layout_named("gdn.replay_commit", layout.view()));
   args.state = state.view();
   args.state_indices = state_indices.view();

@@ -1,6 +1,6 @@
 #include "stack.h"
 
-#include <stdexcept>
+#include <string>
 
 #include "call.h"
 
@@ -59,7 +59,7 @@ TensorView view_of(AtenTensorHandle handle) {
 
 void require_ok(AOTITorchError error, const char* what) {
   if (error != AOTI_TORCH_SUCCESS) {
-    throw std::runtime_error(std::string("gdn: PyTorch did not give ") + what);
+    fail(StatusCode::kInternal, std::string("gdn: PyTorch did not give ") + what);
   }
 }
 

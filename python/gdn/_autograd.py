@@ -3,10 +3,11 @@
 A functional operator runs on tensors that require a gradient; asking for the gradient raises
 NotImplementedError with the operator's name. torch.compile traces the backward when it compiles the
 forward, so what raises is an operator of its own, in the backward. In-place operators raise at once
-(csrc/gradients.cc).
+(csrc/gradients.cc), and so does every operator on tensors with tangents (forward mode).
 """
 
 import torch
+from torch.autograd import forward_ad
 
 from ._library import FUNCTIONAL, IN_PLACE, overload
 
@@ -25,6 +26,30 @@ _library.impl("_no_backward", _no_backward, "CompositeExplicitAutograd")
 torch.library.register_fake(
     "gdn::_no_backward", lambda like, gradients, operator: torch.empty_like(like)
 )
+
+
+def refuse_gradients(name, tensors):
+    """What csrc/gradients.cc says, for code that does not come by there."""
+    if torch.is_grad_enabled() and any(
+        isinstance(tensor, torch.Tensor) and tensor.requires_grad for tensor in tensors
+    ):
+        raise RuntimeError(
+            f"gdn.{name}: a tensor requires a gradient, expected none or torch.no_grad(): it "
+            "updates its states in place and has no backward"
+        )
+
+
+def refuse_tangents(name, tensors):
+    """Raises for a dual tensor of torch.autograd.forward_ad, torch.func.jvp among its users."""
+    level = forward_ad._current_level
+    if level < 0:
+        return
+    for tensor in tensors:
+        if isinstance(tensor, torch.Tensor) and torch.is_floating_point(tensor):
+            if forward_ad.unpack_dual(tensor, level=level).tangent is not None:
+                raise NotImplementedError(
+                    f"gdn.{name} has no forward-mode gradient: it is for inference"
+                )
 
 
 class _WithoutBackward(torch.autograd.Function):
@@ -55,6 +80,8 @@ def _kernel(name):
     grad_enabled = torch.is_grad_enabled
 
     def kernel(*args, **kwargs):
+        if forward_ad._current_level >= 0:
+            refuse_tangents(name, (*args, *kwargs.values()))
         if not (grad_enabled() and requires_gradient(*args, **kwargs)):
             with below_autograd():
                 return operator(*args, **kwargs)

@@ -4,7 +4,9 @@ operations (gdn.staged) where the device has none."""
 import contextlib
 
 import torch
+from torch.autograd import forward_ad
 
+from ._autograd import refuse_tangents
 from ._errors import translated
 from ._library import FUNCTIONAL, overload
 
@@ -52,31 +54,35 @@ def operator(name):
     """The function that runs torch.ops.gdn.<name>, or gdn.staged.<name> with the same arguments."""
     run = overload(name)
     is_functional = name in FUNCTIONAL
+    first_name = run._schema.arguments[0].name
 
-    def call(first, *args, **kwargs):
+    def call(*args, **kwargs):
+        first = args[0] if args else kwargs.get(first_name)
         if _forced_kernel is not None:
             kwargs["force_kernel"] = _forced_kernel
         if not (isinstance(first, torch.Tensor) and (first.is_cpu or has_kernel(first.device))):
             if not isinstance(first, torch.Tensor):
                 kind = type(first).__name__
-                raise TypeError(f"gdn.{name}: the first argument is a {kind}, expected a tensor")
+                raise TypeError(f"gdn.{name}: {first_name} is a {kind}, expected a tensor")
             from . import staged
 
-            return getattr(staged, name)(first, *args, **kwargs)
+            return getattr(staged, name)(*args, **kwargs)
         # A compiler follows neither exceptions nor what lies below autograd.
         if torch.compiler.is_compiling():
-            return run(first, *args, **kwargs)
+            return run(*args, **kwargs)
+        if forward_ad._current_level >= 0:
+            refuse_tangents(name, (*args, *kwargs.values()))
         try:
             # What autograd has to do when no gradient is wanted is done here in a tenth of the
             # time.
             if is_functional and not (
-                torch.is_grad_enabled() and _requires_gradient(first, *args, **kwargs)
+                torch.is_grad_enabled() and _requires_gradient(*args, **kwargs)
             ):
                 with _below_autograd():
-                    return run(first, *args, **kwargs)
-            return run(first, *args, **kwargs)
+                    return run(*args, **kwargs)
+            return run(*args, **kwargs)
         except RuntimeError as error:
-            exception = translated(error, run._schema, (first, *args), kwargs)
+            exception = translated(error, run._schema, args, kwargs)
             if exception is error:
                 raise
         raise exception

@@ -1,6 +1,8 @@
 """From the RuntimeError of an operator to the exception that a Python function raises, with the
 same message."""
 
+import re
+
 import torch
 
 # The codes of gdn/status.h.
@@ -11,16 +13,23 @@ _EXCEPTIONS = {
     4: MemoryError,  # kOutOfMemory
 }
 
+# How PyTorch's messages begin where the arguments are not even what the schema asks for.
+_MALFORMED = re.compile(
+    r"Unknown keyword argument|gdn::\w+\(\) (Expected|expected|is missing|takes)"
+)
+
 
 def _on_another_device(schema, args, kwargs):
     """The message for the first tensor that is not where the first argument is; None where all
     are."""
     names = [argument.name for argument in schema.arguments]
-    for name, value in (*zip(names, args), *kwargs.items()):
-        if isinstance(value, torch.Tensor) and value.device != args[0].device:
+    given = {**dict(zip(names, args)), **kwargs}
+    first = given[names[0]]
+    for name, value in given.items():
+        if isinstance(value, torch.Tensor) and value.device != first.device:
             operator = schema.name.removeprefix("gdn::")
             got = f"gdn.{operator}: {name} is on {value.device}"
-            return f"{got}, expected {args[0].device}, where {names[0]} is"
+            return f"{got}, expected {first.device}, where {names[0]} is"
     return None
 
 
@@ -28,10 +37,8 @@ def translated(error, schema, args, kwargs):
     """The exception to raise in place of `error`, which the operator of that schema has raised;
     `error` itself where it is no mistake of the caller's that the library found."""
     message = str(error)
-    if message.startswith("gdn::") and "Expected a value of type" in message:
-        return TypeError(
-            message
-        )  # PyTorch found that an argument is not even of the kind that the schema asks for
+    if _MALFORMED.match(message):
+        return TypeError(message)
     if not message.startswith(("gdn.", "gdn: ")):
         # PyTorch looks for a kernel by all tensors' devices, and may have found none.
         elsewhere = (
@@ -40,6 +47,8 @@ def translated(error, schema, args, kwargs):
             else None
         )
         return error if elsewhere is None else ValueError(elsewhere)
+    if " requires a gradient, " in message:
+        return error
     if " has dtype " in message:
         return TypeError(message)
     if " is on " in message:

@@ -8,6 +8,7 @@ others are on.
 
 import torch
 
+from ._autograd import refuse_gradients
 from ._library import IN_PLACE
 
 
@@ -21,16 +22,6 @@ def _same_device(name, first, **others):
 
 def _tensors(kwargs):
     return {name: value for name, value in kwargs.items() if isinstance(value, torch.Tensor)}
-
-
-def _no_gradients(name, tensors):
-    if torch.is_grad_enabled() and any(
-        tensor is not None and tensor.requires_grad for tensor in tensors
-    ):
-        raise RuntimeError(
-            f"gdn.{name}: a tensor requires a gradient, expected none or torch.no_grad(): it "
-            "updates its states in place and has no backward"
-        )
 
 
 def _out(q, v):
@@ -88,7 +79,7 @@ def _delta_rule(name):
 def _delta_rule_in_place(name):
     def fake(q, k, v, g, beta, state, *args, state_layout, **rest):
         _same_device(name, q, k=k, v=v, g=g, beta=beta, state=state, **_tensors(rest))
-        _no_gradients(name, (q, k, v, g, beta, state, *_tensors(rest).values()))
+        refuse_gradients(name, (q, k, v, g, beta, state, *_tensors(rest).values()))
         return _out(q, v)
 
     return fake
@@ -99,7 +90,7 @@ def _replay_commit(state, num_accepted, record_k, record_v, record_g, *, state_l
         num_accepted=num_accepted, record_k=record_k, record_v=record_v, record_g=record_g
     )
     _same_device("replay_commit", state, **others, **_tensors(rest))
-    _no_gradients("replay_commit_", (state, record_k, record_v, record_g))
+    refuse_gradients("replay_commit_", (state, record_k, record_v, record_g))
 
 
 def _gating(a, A_log, dt_bias=None, b=None, *, beta_dtype=None, **rest):
@@ -132,7 +123,7 @@ def _causal_conv1d(
 
 def _causal_conv1d_in_place(x, weight, bias, state, **rest):
     _same_device("causal_conv1d", x, weight=weight, bias=bias, state=state, **_tensors(rest))
-    _no_gradients("causal_conv1d_", (x, weight, bias, state))
+    refuse_gradients("causal_conv1d_", (x, weight, bias, state))
     return x.new_empty(x.shape)
 
 

@@ -4,7 +4,7 @@ from . import ops
 from ._arguments import last_contiguous, unsupported
 
 
-def _silu(function, activation):
+def is_silu(function, activation):
     if activation not in (None, "silu", "swish"):
         raise ValueError(
             f'gdn.{function}: activation is {activation!r}, expected None, "silu" or "swish"'
@@ -12,7 +12,7 @@ def _silu(function, activation):
     return activation is not None
 
 
-def _tokens_first(x):
+def tokens_first(x):
     return last_contiguous(x.transpose(1, 2))
 
 
@@ -51,11 +51,11 @@ def causal_conv1d_fn(
     if x.dim() != 3:
         raise ValueError(f"gdn.causal_conv1d_fn: x has shape {list(x.shape)}, expected [B,D,T]")
     y, final_states = ops.causal_conv1d(
-        _tokens_first(x),
+        tokens_first(x),
         weight,
         bias,
         initial_states,
-        silu=_silu("causal_conv1d_fn", activation),
+        silu=is_silu("causal_conv1d_fn", activation),
         output_final_state=return_final_states,
     )
     y = y.transpose(1, 2)
@@ -101,11 +101,11 @@ def causal_conv1d_update(
             f"gdn.causal_conv1d_update: x has shape {list(x.shape)}, expected [B,D] or [B,D,T]"
         )
     y = ops.causal_conv1d_(
-        last_contiguous(x.unsqueeze(1)) if x.dim() == 2 else _tokens_first(x),
+        last_contiguous(x.unsqueeze(1)) if x.dim() == 2 else tokens_first(x),
         weight,
         bias,
         conv_state,
-        silu=_silu("causal_conv1d_update", activation),
+        silu=is_silu("causal_conv1d_update", activation),
         initial_state_indices=conv_state_indices,
     )
     return y.squeeze(1) if x.dim() == 2 else y.transpose(1, 2)

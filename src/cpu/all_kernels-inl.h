@@ -14,6 +14,14 @@
 // Each of the following opens the instruction set's namespace itself; the order matters.
 #include "cpu/simd-inl.h"
 //
+#include "cpu/tile-inl.h"
+//
+#if defined(GDN_ISA_HAS_BF16_DOT)
+#include "cpu/bf16_dot-inl.h"
+#endif
+//
+#include "cpu/pairs-inl.h"
+//
 #include "cpu/l2norm-inl.h"
 //
 #include "cpu/gating-inl.h"
@@ -21,8 +29,6 @@
 #include "cpu/rms_norm_gated-inl.h"
 //
 #include "cpu/causal_conv1d-inl.h"
-//
-#include "cpu/tile-inl.h"
 //
 #include "cpu/panels-inl.h"
 //

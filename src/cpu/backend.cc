@@ -1,6 +1,7 @@
 // The CPU backend: which instruction set runs a shape, how the work is cut into tasks, and the
 // loops over them.
 #include <algorithm>
+#include <limits>
 #include <vector>
 
 #include "backend.h"
@@ -43,13 +44,38 @@ Split split_of(const Shape& shape, const Plan& plan) {
 // Tasks per worker that dynamic scheduling wants, so that the last ones to finish differ little.
 constexpr int64_t kTasksPerWorker = 4;
 
+bool keep_workers_busy(int64_t tasks, int workers) {
+  return workers <= 1 || tasks >= kTasksPerWorker * workers;
+}
+
 // Into how many parts a group of value heads is split: one, unless sequences and heads are too few
 // to keep the workers busy.
 int64_t parts_for(const Shape& shape, int workers) {
   const int64_t whole = std::max<int64_t>(1, shape.sequences * shape.heads);
-  if (workers <= 1 || whole >= kTasksPerWorker * workers) return 1;
+  if (keep_workers_busy(whole, workers)) return 1;
   const int64_t units = shape.value_heads / shape.heads * cpu::units_of(shape.V);
   return std::clamp<int64_t>((kTasksPerWorker * workers + whole - 1) / whole, 1, units);
+}
+
+// The same for the chunk operator, whose parts each do some work anew (gram matrices, gates):
+// `repeated`, in units of columns. As many parts as end first; workers are not equally fast, so
+// that the end comes a quarter of a task later than the count says.
+int64_t chunk_parts_for(const Shape& shape, int workers, double repeated) {
+  const int64_t whole = std::max<int64_t>(1, shape.sequences * shape.heads);
+  if (keep_workers_busy(whole, workers)) return 1;
+  const int64_t units = shape.value_heads / shape.heads * cpu::units_of(shape.V);
+  int64_t best = 1;
+  double soonest = std::numeric_limits<double>::infinity();
+  for (int64_t parts = 1; parts <= units; ++parts) {
+    const int64_t rounds = (whole * parts + workers - 1) / workers;
+    const int64_t most_units = (units + parts - 1) / parts;
+    const double end =
+        (static_cast<double>(rounds) + 0.25) * (static_cast<double>(most_units) + repeated);
+    if (end >= soonest) continue;
+    best = parts;
+    soonest = end;
+  }
+  return best;
 }
 
 // A recurrent or replay task is a whole sequence where there are enough of them, else a part of a
@@ -115,10 +141,11 @@ Status plan_cpu(const Shape& shape, const PlanRequest& request, Plan* plan) {
   plan->reason = request.kernel.empty() ? "the best that this processor supports" : "forced";
   switch (shape.op) {
     case Op::kChunk: {
-      plan->parts = parts_for(shape, request.workers);
-      plan->tasks = shape.sequences * shape.heads * plan->parts;
-      plan->chunk = cpu::kChunk;
       const bool bf16 = takes_bf16(shape, *kernels);
+      plan->chunk = bf16 ? kernels->chunk_of_bf16 : cpu::kChunk;
+      plan->parts = chunk_parts_for(shape, request.workers,
+                                    bf16 ? kernels->repeated_of_bf16 : cpu::kRepeated);
+      plan->tasks = shape.sequences * shape.heads * plan->parts;
       plan->compute = bf16 ? Compute::kBF16 : Compute::kF32;
       plan->workspace_bytes_per_worker =
           (bf16 ? kernels->chunk_bf16_scratch : kernels->chunk_scratch)(shape,

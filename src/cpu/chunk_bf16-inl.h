@@ -6,7 +6,6 @@
 // corrects itself: the rounded value goes back into v_new, so that later rows of the substitution
 // make up for it. On identical keys this takes the error of the state from 7.7e-3 to 1.9e-3. The
 // substitution and P V_new stay in float32: in bfloat16 the latter costs up to 1.3e-2 there.
-#include "cpu/bf16_dot-inl.h"
 
 GDN_BEFORE_KERNELS()
 namespace gdn::cpu::GDN_ISA {

@@ -12,23 +12,28 @@ HWY_INLINE void prefetch_row(const T* row, int64_t elements) {
     __builtin_prefetch(p + byte);
   }
 }
-// To the second-level cache: what the next chunk, from token t0 on, will read of k, q and v.
+// The same to the second-level cache. The empty asm is an effect: a function that only prefetches
+// GCC takes for one without any, and where it does not inline it, it drops the calls.
+HWY_INLINE void prefetch_row_to_l2(const std::byte* row, int64_t bytes) {
+  for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(row + byte, 0, 2);
+  asm volatile("");
+}
+// To the second-level cache, of what the chunk from token t0 on will read: the panel's columns of v
+// and the panel's share, `part` of `parts`, of the rows of k and q. All of a chunk at once would be
+// more than the processor can have under way, and the loads of the panel would wait behind it.
 template <class T>
-HWY_INLINE void prefetch_chunk(const DeltaRuleProblem& problem, const Sequence& sequence,
-                               int64_t t0, const Split& split, const Split::Task& task) {
-  const auto prefetch_l2 = [](const std::byte* row, int64_t elements) {
-    for (int64_t byte = 0; byte < elements * static_cast<int64_t>(sizeof(T)); byte += 64) {
-      __builtin_prefetch(row + byte, 0, 2);
-    }
-  };
-  const int64_t end = std::min<int64_t>(t0 + kChunk, sequence.length);
-  for (int64_t t = t0; t < end; ++t) {
-    prefetch_l2(problem.k.at(sequence, t, task.head), problem.shape.K);
-    prefetch_l2(problem.q.at(sequence, t, task.head), problem.shape.K);
-    split.for_each_range(task, [&](int64_t head, int64_t first, int64_t last) {
-      prefetch_l2(problem.v.at(sequence, t, head) + first * static_cast<int64_t>(sizeof(T)),
-                  last - first);
-    });
+HWY_INLINE void prefetch_ahead(const DeltaRuleProblem& problem, const Sequence& sequence,
+                               const Panel& panel, int64_t t0, int64_t key_head, int64_t part,
+                               int64_t parts) {
+  constexpr auto size = static_cast<int64_t>(sizeof(T));
+  const int64_t count = std::min<int64_t>(kChunk, sequence.length - t0);
+  for (int64_t i = 0; i < count; ++i) {
+    prefetch_row_to_l2(problem.v.at(sequence, t0 + i, panel.head) + panel.column * size,
+                       kPanel * size);
+  }
+  for (int64_t i = count * part / parts; i < count * (part + 1) / parts; ++i) {
+    prefetch_row_to_l2(problem.k.at(sequence, t0 + i, key_head), problem.shape.K * size);
+    prefetch_row_to_l2(problem.q.at(sequence, t0 + i, key_head), problem.shape.K * size);
   }
 }
 // To the first-level cache: the rows of the chunk from token t0 on.

@@ -96,7 +96,6 @@ HWY_INLINE void walk_chunks(const DeltaRuleProblem& problem, const Split& split,
   for (int64_t t0 = 0; t0 < sequence.length; t0 += kChunk) {
     const int64_t count = std::min<int64_t>(kChunk, sequence.length - t0);
     pack(sequence, t0, count, task.head);
-    prefetch_chunk<T>(problem, sequence, t0 + kChunk, split, task);
     int64_t head = -1;
     int64_t panels_left = panels;
     for_each([&](const Panel& panel) {
@@ -107,6 +106,8 @@ HWY_INLINE void walk_chunks(const DeltaRuleProblem& problem, const Split& split,
         gated();
       }
       const auto step = make_step(panel_rows<T>(problem, sequence, panel, t0, count, past_caches));
+      prefetch_ahead<T>(problem, sequence, panel, t0 + kChunk, task.head, panels - panels_left,
+                        panels);
       step.solve();
       step.output();
       // Strided rows evict one another from the first-level cache when fetched much earlier.

@@ -19,6 +19,10 @@ constexpr int64_t kUnit = 32;
 // 32 and 64, and the fewest FLOPs by more: docs/design.md.
 constexpr int kChunk = 16;
 
+// What the parts of a group each do for themselves (packing, gram matrices, gates), in the time
+// that a unit of columns takes.
+constexpr double kRepeated = 0.5;
+
 constexpr int64_t units_of(int64_t V) { return (V + kUnit - 1) / kUnit; }
 
 // How the work of a delta-rule operator is cut: a task is a sequence n, a q/k head, and a part of
@@ -95,6 +99,8 @@ struct Kernels {
   size_t (*chunk_bf16_scratch)(const Shape& shape, const Split& split);
   void (*chunk_bf16)(const DeltaRuleProblem& problem, const Split& split, int64_t task,
                      std::byte* scratch);
+  int chunk_of_bf16 = kChunk;  // tokens of its chunk
+  double repeated_of_bf16 = kRepeated;
 
   size_t (*recurrent_scratch)(const Shape& shape, const Split& split);
   void (*recurrent)(const DeltaRuleProblem& problem, const Split& split, int64_t task,

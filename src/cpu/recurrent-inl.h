@@ -44,6 +44,28 @@ HWY_INLINE void advance(const StateShape& state, const TokenTile& tile, int64_t 
   }
 }
 
+// What the next value head will read beside its state: while it waits for that, nothing of a state
+// would be on its way.
+inline void prefetch_next_head(const DeltaRuleProblem& problem, const Sequence& sequence,
+                               int64_t head) {
+  const Shape& shape = problem.shape;
+  if (++head >= shape.value_heads) return;
+  const auto prefetch = [&](const TokenTensor& from, int64_t from_head, int64_t elements) {
+    if (!from.given()) return;
+    const std::byte* row = from.at(sequence, 0, from_head);
+    for (int64_t byte = 0; byte < elements * size_of(from.dtype); byte += 64) {
+      __builtin_prefetch(row + byte);
+    }
+    asm volatile("");  // an effect, so that the calls are not dropped
+  };
+  const int64_t group = shape.value_heads / shape.heads;
+  prefetch(problem.v, head, shape.V);
+  if (head % group == 0) {
+    prefetch(problem.q, head / group, shape.K);
+    prefetch(problem.k, head / group, shape.K);
+  }
+}
+
 // A sequence without tokens hands its state through.
 inline void hand_through(const DeltaRuleProblem& problem, int64_t n, const InitialState& initial,
                          const StateShape& state, int64_t head, int64_t begin, int64_t end) {
@@ -84,6 +106,7 @@ inline void recurrent(const DeltaRuleProblem& problem, const Split& split, int64
       const int64_t count = std::min(kTile, length - t0);
       tile.load_qk(problem, sequence, task.head, t0, count);
       tile.load_values(problem, sequence, head, t0, count, begin, end);
+      if (direct) prefetch_next_head(problem, sequence, head);
       for (int64_t column = begin; column < end; column += block) {
         const int64_t width = std::min(block, end - column);
         const StateBlock running =

@@ -110,7 +110,26 @@ HWY_INLINE void add_dots(const From* const (&rows)[kDotRows], const Token& token
   }
 }
 
-// The dot products of kDotRows rows with k and with q.
+// Whether a state's rows are read in pairs. One partial sum a dot product then suffices, as above.
+template <class From>
+constexpr bool kInPairs = std::is_same_v<From, bf16>&& kPartial == 1 && kLanes > 1;
+
+// As add_dots, of kPairLanes elements, with k and q in pair order.
+HWY_INLINE void add_pair_dots(const bf16* const (&rows)[kDotRows], const Token& token, int64_t j,
+                              Vec (&with_k)[kDotRows], Vec (&with_q)[kDotRows]) {
+  const Vec k_even = load(token.k + j), k_odd = load(token.k + j + kLanes);
+  const Vec q_even = load(token.q + j), q_odd = load(token.q + j + kLanes);
+#pragma GCC unroll 8
+  for (int r = 0; r < kDotRows; ++r) {
+    Vec even, odd;
+    load_pairs(rows[r] + j, even, odd);
+    with_k[r] = hn::MulAdd(odd, k_odd, hn::MulAdd(even, k_even, with_k[r]));
+    with_q[r] = hn::MulAdd(odd, q_odd, hn::MulAdd(even, q_even, with_q[r]));
+  }
+}
+
+// The dot products of kDotRows rows with k and with q, which are in pair order where the rows are
+// read so.
 template <class From>
 HWY_INLINE void dot_rows(const From* const (&rows)[kDotRows], const Token& token, int64_t K,
                          Quad (&dot_k)[kDotRows / kQuad], Quad (&dot_q)[kDotRows / kQuad]) {
@@ -120,6 +139,9 @@ HWY_INLINE void dot_rows(const From* const (&rows)[kDotRows], const Token& token
     for (int r = 0; r < kDotRows; ++r) with_k[p][r] = with_q[p][r] = hn::Zero(d);
   }
   int64_t j = 0;
+  if constexpr (kInPairs<From>) {
+    for (; j < paired(K); j += kPairLanes) add_pair_dots(rows, token, j, with_k[0], with_q[0]);
+  }
   for (; j + kPartial * kLanes <= K; j += kPartial * kLanes) {
 #pragma GCC unroll 8
     for (int p = 0; p < kPartial; ++p) {
@@ -168,12 +190,49 @@ HWY_INLINE void update_part(const From* from, int64_t from_stride, To* to, int64
   }
 }
 
-// The same of whole rows.
+// As update_part, kPairs times kPairLanes elements of bfloat16 rows, with k in pair order.
+template <bool kAhead, int kPairs>
+HWY_INLINE void update_pairs(const bf16* from, int64_t from_stride, bf16* to, int64_t to_stride,
+                             const float* k, float decay, const float* v_new, int64_t rows) {
+  constexpr int64_t kDistance = 8192 / static_cast<int64_t>(sizeof(bf16));
+  const F32 d;
+  const Vec e = hn::Set(d, decay);
+  Vec part[2 * kPairs];
+#pragma GCC unroll 8
+  for (int i = 0; i < 2 * kPairs; ++i) part[i] = load(k + i * kLanes);
+  const bool apart = from != to;
+  for (int64_t row = 0; row < rows; ++row) {
+    const bf16* p = from + row * from_stride;
+    bf16* q = to + row * to_stride;
+    const Vec u = hn::Set(d, v_new[row]);
+#pragma GCC unroll 8
+    for (int i = 0; i < kPairs; ++i) {
+      if constexpr (kAhead) {
+        prefetch_for_write(q + i * kPairLanes + kDistance);
+        if (apart) __builtin_prefetch(p + i * kPairLanes + kDistance);
+      }
+      Vec even, odd;
+      load_pairs(p + i * kPairLanes, even, odd);
+      store_pairs(hn::MulAdd(u, part[2 * i], hn::Mul(e, even)),
+                  hn::MulAdd(u, part[2 * i + 1], hn::Mul(e, odd)), q + i * kPairLanes);
+    }
+  }
+}
+
+// The same of whole rows; k is in pair order where both states are bfloat16 and are taken so.
 template <bool kAhead, class From, class To>
 HWY_INLINE void update_rows(const From* from, int64_t from_stride, To* to, int64_t to_stride,
                             const float* k, float decay, const float* v_new, int64_t K,
                             int64_t rows) {
   int64_t j = 0;
+  if constexpr (kInPairs<From> && kInPairs<To>) {
+    for (; j + 4 * kPairLanes <= K; j += 4 * kPairLanes) {
+      update_pairs<kAhead, 4>(from + j, from_stride, to + j, to_stride, k + j, decay, v_new, rows);
+    }
+    for (; j < paired(K); j += kPairLanes) {
+      update_pairs<kAhead, 1>(from + j, from_stride, to + j, to_stride, k + j, decay, v_new, rows);
+    }
+  }
   for (; j + 8 * kLanes <= K; j += 8 * kLanes) {
     update_part<kAhead, 8>(from + j, from_stride, to + j, to_stride, k + j, decay, v_new, rows);
   }
@@ -201,6 +260,15 @@ HWY_NOINLINE void step_rows(const From* from, int64_t from_stride, To* to, int64
   const F32x4 d;
   const Quad decay = hn::Set(d, token.decay), beta = hn::Set(d, token.beta);
   const Quad kq = hn::Set(d, token.kq), scale = hn::Set(d, token.scale);
+  alignas(64) float q_pairs[kInPairs<From> ? 256 : 1], k_pairs[kInPairs<From> ? 256 : 1];
+  Token dots = token;
+  if constexpr (kInPairs<From>) {
+    to_pair_order(token.q, K, padded(K), q_pairs);
+    to_pair_order(token.k, K, padded(K), k_pairs);
+    dots.q = q_pairs;
+    dots.k = k_pairs;
+  }
+  const float* const update_k = kInPairs<From> && kInPairs<To> ? k_pairs : token.k;
   for (int64_t block = 0; block < width; block += kRowBlock) {
     const int64_t end = std::min(width, block + kRowBlock);
     for (int64_t first = block; first < end; first += kDotRows) {
@@ -209,7 +277,7 @@ HWY_NOINLINE void step_rows(const From* from, int64_t from_stride, To* to, int64
         rows[r] = from + std::min(first + r, end - 1) * from_stride;
       }
       Quad dot_k[kDotRows / kQuad], dot_q[kDotRows / kQuad];
-      dot_rows(rows, token, K, dot_k, dot_q);
+      dot_rows(rows, dots, K, dot_k, dot_q);
       for (int i = 0; i < kDotRows / kQuad; ++i) {
         const int64_t row = first + i * kQuad;
         const Quad v = hn::LoadU(d, columns.v + row);
@@ -221,7 +289,7 @@ HWY_NOINLINE void step_rows(const From* from, int64_t from_stride, To* to, int64
     }
     if (to != nullptr) {
       update_rows<kAhead>(from + block * from_stride, from_stride, to + block * to_stride,
-                          to_stride, token.k, token.decay, columns.v_new + block, K, end - block);
+                          to_stride, update_k, token.decay, columns.v_new + block, K, end - block);
     }
   }
 }
@@ -230,6 +298,11 @@ template <bool kAhead, class From, class To>
 HWY_NOINLINE void fold_rows(const From* from, int64_t from_stride, To* to, int64_t to_stride,
                             const float* k, float decay, const float* v_new, int64_t K,
                             int64_t width) {
+  alignas(64) float k_pairs[kInPairs<From> && kInPairs<To> ? 256 : 1];
+  if constexpr (kInPairs<From> && kInPairs<To>) {
+    to_pair_order(k, K, padded(K), k_pairs);
+    k = k_pairs;
+  }
   for (int64_t row = 0; row < width; row += kRowBlock) {
     update_rows<kAhead>(from + row * from_stride, from_stride, to + row * to_stride, to_stride, k,
                         decay, v_new + row, K, std::min(kRowBlock, width - row));

@@ -54,6 +54,46 @@ TEST(CheckPlan, EveryOperatorHasAPlanForItsDefaultShape) {
   }
 }
 
+TEST(CheckPlan, WithoutANameTheFirstSupportedKernelIsTakenAndNoneThatIsEmulated) {
+  Plan planned;
+  ASSERT_TRUE(plan(Context{}, Shape{}, &planned).ok());
+  for (const KernelInfo& kernel : kernels()) {
+    if (!kernel.supported) continue;
+    EXPECT_EQ(planned.kernel, kernel.name);
+    EXPECT_EQ(std::string(kernel.description).find("emulated"), std::string::npos);
+    break;
+  }
+}
+
+// A part repeats what its heads share, so that there are as many as end first.
+TEST(CheckPlan, FewHeadsAreSplitAsFarAsItPays) {
+  struct Workers : Executor {
+    explicit Workers(int count) : workers(count) {}
+    int max_workers() const override { return workers; }
+    void run(int64_t, Task, void*) override {}
+    int workers;
+  };
+  Shape shape;
+  shape.sequences = 1;
+  shape.tokens = shape.max_length = 8192;
+  shape.heads = 2;
+  shape.value_heads = 8;
+  shape.K = shape.V = 128;
+  const auto parts_on = [&](int count) {
+    Workers workers(count);
+    Plan planned;
+    EXPECT_TRUE(plan(Context{.executor = &workers}, shape, &planned).ok());
+    EXPECT_EQ(planned.tasks, shape.sequences * shape.heads * planned.parts);
+    return planned.parts;
+  };
+  EXPECT_EQ(parts_on(1), 1);
+  // Two units of the sixteen of a group each: a part a unit would take two rounds.
+  EXPECT_EQ(parts_on(16), 8);
+  shape.heads = 16;
+  shape.value_heads = 32;
+  EXPECT_EQ(parts_on(2), 1);
+}
+
 TEST(CheckPlan, NowhereToPutThePlan) {
   const Status status = plan(Context{}, Shape{}, nullptr);
   EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);

@@ -242,7 +242,7 @@ POOL, TWO = torch.zeros(2, 4, 8, 8), torch.tensor([[0, 1], [1, 0]])
         (RECURRENT, {"initial_state": POOL, "ssm_state_indices": TWO, "inplace_final_state": False,
                      "num_accepted_tokens": torch.tensor([1, 3])}, IndexError, "num_accepted[1] is 3"),
         (RECURRENT, {"initial_state": POOL[:1], "inplace_final_state": False}, ValueError,
-         "initial_state has 1 slots, expected 2"),
+         "initial_state has 1 slots for 2 sequences"),
         (RECURRENT, {"initial_state": torch.zeros(2, 4, 8, 8), "beta": torch.zeros(2, 4, 4, 8)},
          NotImplementedError, "beta has a value a channel"),
     ],

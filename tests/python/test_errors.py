@@ -214,3 +214,19 @@ def test_activations():
         gdn.causal_conv1d_fn(x, w, activation="gelu")
     with pytest.raises(ValueError, match="activation is 'sigmoid'"):
         gdn.rms_norm_gated(x, x, w[0], activation="sigmoid")
+
+
+def test_every_argument_may_be_given_by_name():
+    """As torch.ops takes them."""
+    x = torch.randn(3, 4)
+    assert torch.equal(gdn.ops.l2norm(x=x), torch.ops.gdn.l2norm(x))
+
+
+@pytest.mark.parametrize(
+    "arguments, keywords",
+    [((1,), {}), ((), {}), ((torch.ones(2, 2), 1), {}), ((torch.ones(2, 2),), dict(foo=1)),
+     ((torch.ones(2, 2),), dict(eps="a"))],
+)  # fmt: skip
+def test_a_malformed_call_is_a_type_error(arguments, keywords):
+    with pytest.raises(TypeError):
+        gdn.ops.l2norm(*arguments, **keywords)

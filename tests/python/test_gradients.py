@@ -1,8 +1,12 @@
 """There are no gradients, and nobody gets zeros in their place."""
 
+import contextlib
+
 import inputs
 import pytest
 import torch
+from gdn import staged
+from torch.autograd import forward_ad
 
 import gdn
 
@@ -101,3 +105,90 @@ def test_in_place_operators_raise(case, leaf):
         run(argument.detach().clone().requires_grad_())
     with pytest.raises(Exception, match=f"gdn.{case}: a tensor requires a gradient"):
         torch.compile(run, fullgraph=True, backend="aot_eager")(argument)
+
+
+WRITES = {
+    "chunk_": lambda s: ops.chunk_(*call.tokens, s, **call.options),
+    "recurrent_": lambda s: ops.recurrent_(*call.tokens, s, **call.options),
+    "replay_verify_": lambda s: ops.replay_verify_(*call.tokens, s, *rest(5), **call.options),
+    "replay_commit_": lambda s: ops.replay_commit_(
+        s, torch.tensor([0, 0]), *records, state_layout="vk"
+    ),
+    "causal_conv1d_": lambda s: ops.causal_conv1d_(x, weight, None, s),
+}
+
+
+def state_of(case):
+    return torch.randn(2, 12, 3) if case == "causal_conv1d_" else call.state.clone()
+
+
+@pytest.mark.parametrize("case", WRITES)
+def test_a_backward_hears_that_what_it_saved_was_written(case):
+    """PyTorch's version counters: no gradient from a state that is no longer what it was."""
+    state, factor = state_of(case), torch.ones((), requires_grad=True)
+    loss = (state[:1] * factor).sum()
+    with torch.no_grad():
+        WRITES[case](state)
+    assert state._version > 0
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_every_tensor_that_a_schema_calls_written_counts():
+    counted = rest(5)
+    ops.replay_verify_(*call.tokens, call.state.clone(), *counted, **call.options)
+    assert [t._version > 0 for t in counted] == [False, True, True, True]
+    checkpoints = torch.zeros(2, *call.state.shape[1:])
+    ops.chunk_(
+        *call.tokens, call.state.clone(), checkpoint_every=64, checkpoints=checkpoints,
+        checkpoint_cu=torch.tensor([0, 0, 0]), **call.options,
+    )  # fmt: skip
+    assert checkpoints._version > 0
+
+
+@pytest.mark.parametrize("case", WRITES)
+def test_states_of_inference_mode_have_no_version_and_are_taken(case):
+    with torch.inference_mode():
+        state = state_of(case)
+        WRITES[case](state)
+    WRITES[case](state)
+
+
+@pytest.mark.parametrize("case", FUNCTIONAL)
+def test_forward_mode_raises_by_name(case):
+    run, argument = FUNCTIONAL[case]
+    operator = case.split(",")[0]
+    for context in (contextlib.nullcontext(), torch.no_grad()):
+        with context, forward_ad.dual_level():
+            run(argument)  # nobody asks for a tangent
+            dual = forward_ad.make_dual(argument, torch.ones_like(argument))
+            with pytest.raises(NotImplementedError, match=f"gdn.{operator} has no forward-mode"):
+                run(dual)
+    with pytest.raises(NotImplementedError, match=f"gdn.{operator} has no forward-mode"):
+        torch.func.jvp(lambda t: first(run(t)), (argument,), (argument,))
+
+
+def test_forward_mode_raises_in_place():
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(call.q, torch.ones_like(call.q))
+        with pytest.raises(NotImplementedError, match="gdn.recurrent_ has no forward-mode"):
+            gdn.ops.recurrent_(dual, *call.tokens[1:], call.state.clone(), **call.options)
+
+
+@pytest.mark.parametrize("case", ["recurrent_", "causal_conv1d_"])
+def test_the_functions_say_the_same_under_grad(case, monkeypatch):
+    """A RuntimeError, whatever failed before; on the staged pipeline and on fake tensors too."""
+    with pytest.raises(IndexError):
+        gdn.ops.recurrent_(
+            *call.tokens, call.state, initial_state_indices=torch.tensor([0, 7]), **call.options
+        )
+    run, argument = IN_PLACE[case]
+    argument = argument.clone().requires_grad_()
+    messages = set()
+    for where in (ops, gdn.ops, staged):
+        monkeypatch.setitem(globals(), "ops", where)
+        with pytest.raises(RuntimeError) as caught:
+            run(argument)
+        assert type(caught.value) is RuntimeError
+        messages.add(str(caught.value))
+    assert len(messages) == 1

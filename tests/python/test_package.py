@@ -5,6 +5,7 @@ import pathlib
 import re
 import shutil
 import subprocess
+import tarfile
 
 import pytest
 
@@ -39,6 +40,19 @@ def test_the_object_exports_nothing():
     assert symbols("--defined-only") == []
 
 
+def test_the_source_distribution_is_what_a_wheel_is_built_from(tmp_path, monkeypatch):
+    build = pytest.importorskip("scikit_build_core.build")
+    monkeypatch.chdir(SOURCE)
+    archive = tmp_path / build.build_sdist(str(tmp_path))
+    assert archive.stat().st_size < 2**20
+    with tarfile.open(archive) as file:
+        names = {name.split("/", 1)[1] for name in file.getnames()}
+    folders = {name.split("/")[0] for name in names if "/" in name}
+    assert folders == {"cmake", "docs", "include", "python", "src", "tools"}
+    assert {"CMakeLists.txt", "LICENSE", "README.md", "pyproject.toml"} <= names
+    assert not [name for name in names if name.endswith((".so", ".pyc"))]
+
+
 def test_the_version_is_that_of_the_library():
     text = (SOURCE / "include/gdn/version.h").read_text()
     assert gdn.__version__ == re.search(r'GDN_VERSION "(.*)"', text)[1]
@@ -53,5 +67,6 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (SOURCE / "docs/python.md").read_tex
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=[str(i) for i in range(len(BLOCKS))])
-def test_the_documentation_runs(block):
+def test_the_documentation_runs(block, monkeypatch):
+    monkeypatch.chdir(SOURCE)
     exec(compile(block, "docs/python.md", "exec"), {})

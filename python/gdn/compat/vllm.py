@@ -17,6 +17,7 @@ from torch import Tensor
 from .. import ops
 from .._arguments import as_like_or_float32, unsupported
 from ..staged.check import Check
+from ..staged.check_slots import check_slots
 from ..staged.states import StatePool
 from ._arguments import gates, operands, without_gaps
 
@@ -264,8 +265,8 @@ def _states_of_tokens(name, v, q, initial_state, cu_seqlens, N, slots) -> tuple[
         read, accepted, null_slot = (
             slots.get(x) for x in ("initial_state_indices", "num_accepted", "null_slot")
         )
-        Check(f"gdn.{name}").slots(
-            N, initial_state if slots else initial_state[:N], None, False, read, None, None,
+        check_slots(
+            Check(f"gdn.{name}"), N, initial_state if slots else initial_state[:N], None, False, read, None, None,
             accepted, null_slot,
         )  # fmt: skip
         first, skipped = StatePool(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .check import check_call
+from .check_call import check_call
 from .gating import log_decay, write_strength
 from .sequences import EqualChunks, PackedChunks, chunks_of
 from .states import StatePool, zero_where

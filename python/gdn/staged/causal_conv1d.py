@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .check import Check, lengths_of
+from .check_slots import check_slots, slots_of
 from .sequences import EqualChunks, PackedChunks, chunks_of
 from .states import StatePool, zero_where
 from .without_gradient import in_place, without_gradient
@@ -86,18 +87,36 @@ class _Call:
         final_state_indices, has_initial_state, num_accepted, null_slot, in_place,
     ):  # fmt: skip
         check = Check(name)
-        check.tensor("x", x, [None] * 3)
+        check.tensor("x", x, ["B", "T", "D"])
         B, T, D = x.shape
-        check.tensor("weight", weight, [D, None])
+        check.tensor("weight", weight, [D, "W"])
         check.tensor("bias", bias, [D])
-        check.tensor("state" if in_place else "initial_state", state, [None, D, None])
-        self.W = weight.shape[1]
-        if state is not None and state.shape[2] < self.W - 1:
-            check.fail("state", f"holds {state.shape[2]} inputs", f"at least {self.W - 1}")
+        self.W = W = weight.shape[1]
+        if W < 1:
+            check.fail("weight", "has W = 0", "at least 1")
         check.sequences(cu_seqlens, B, T, max_length)
         N = B if cu_seqlens is None else cu_seqlens.shape[0] - 1
-        check.slots(
-            N, state, lengths_of(check, cu_seqlens, B, T), in_place, initial_state_indices,
+        slots = slots_of(check, state, initial_state_indices, N)
+        check.tensor("initial_state", state, [slots, D, "S"])
+        if state is not None and state.shape[2] < W - 1:
+            check.fail(
+                "initial_state", f"has S = {state.shape[2]}", f"at least W - 1 = {W - 1}"
+            )
+        lengths = lengths_of(check, cu_seqlens, B, T)
+        one_slot = num_accepted is not None and (
+            initial_state_indices is None or initial_state_indices.ndim != 2
+        )
+        if one_slot and lengths is not None and state is not None:
+            least = W - 2 + max(lengths, default=0)
+            if state.shape[2] < least:
+                check.fail(
+                    "initial_state",
+                    f"has S = {state.shape[2]}",
+                    f"at least {least}, W - 2 and the tokens of the longest sequence, with "
+                    "num_accepted",
+                )
+        check_slots(
+            check, N, state, lengths, in_place, initial_state_indices,
             final_state_indices, has_initial_state, num_accepted, null_slot, one_slot=True,
         )  # fmt: skip
 
@@ -123,9 +142,7 @@ class _Call:
             )  # fmt: skip
             history, self.skipped = self.pool.read()
             history = history.float()
-            if num_accepted is not None and (
-                initial_state_indices is None or initial_state_indices.ndim == 1
-            ):
+            if one_slot:
                 history = self._without_rejected(history, num_accepted)
         if longest == 0:
             self.inputs = history

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .call import Call
+from .check import Check
 from .phase_a import phase_a
 from .phase_b import Walked, phase_b_legacy, phase_b_optimized
 from .preprocess import Chunks, preprocess
@@ -81,7 +82,7 @@ def _run(
     call: Call, chunk_size: int, solver: str, iterations: int, phase_b: str
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     if chunk_size < 1:
-        raise ValueError(f"{call.name}: chunk_size is {chunk_size}, expected at least 1")
+        Check(call.name).fail("chunk_size", f"is {chunk_size}", "at least 1")
     if phase_b not in PHASE_B:
         raise ValueError(f"{call.name}: phase_b is {phase_b!r}, expected one of {list(PHASE_B)}")
     table, dtype = call.table(chunk_size), call.compute_dtype()

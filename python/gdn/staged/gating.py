@@ -7,6 +7,7 @@ softplus_threshold, else x (Mamba-2's decay).
 import torch
 from torch import Tensor
 
+from .check import Check
 from .without_gradient import without_gradient
 
 
@@ -44,6 +45,12 @@ def gating(
     force_kernel: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """torch.ops.gdn.gating: g, and beta in beta_dtype (float32 unless given; empty without b)."""
+    check = Check("gdn.gating")
+    check.tensor("a", a, ["B", "T", "HV"])
+    check.tensor("A_log", A_log, a.shape[-1:])
+    check.tensor("dt_bias", dt_bias, a.shape[-1:])
+    check.tensor("b", b, a.shape)
+    check.softplus(softplus_beta, softplus_threshold)
     g = log_decay(A_log, a, dt_bias, softplus_beta, softplus_threshold)
     if b is None:
         return g, g.new_empty(0)

@@ -73,7 +73,8 @@ def phase_b_legacy(
     for step in range(table.steps):
         u, w, q, k = (table.at(t, step) for t in (a.u, a.w, x.q, x.k))
         decay = Decay(*(table.at(t, step) for t in x.decay))
-        out, v_new, state = chunk_step(u, w, q, k, decay, state, scale, dtype)
+        out, v_new, after = chunk_step(u, w, q, k, decay, state, scale, dtype)
+        state = table.keep_ended(step, state, after)
         outs.append(out)
         v_news.append(v_new)
     return Walked(_stack(outs, x.v, state), state, _stack(v_news, x.v, state))
@@ -118,7 +119,8 @@ def phase_b_optimized(
     outs = []
     for step in range(table.steps):
         outs.append(table.at(h.core, step) + matmul(table.at(h.carry, step), state, dtype))
-        state = table.at(h.M, step) @ state + table.at(h.N, step)
+        after = table.at(h.M, step) @ state + table.at(h.N, step)
+        state = table.keep_ended(step, state, after)
     state = state.mT
     return Walked(_stack(outs, x.v, state), state, None)
 

@@ -87,7 +87,8 @@ def run(
     outs, v_news = [], []
     for t in range(table.steps):
         token = (table.at(x, t)[:, 0] for x in (q, k, v, g, beta))
-        out, v_new, state = recurrent_step(*token, state, call.scale)
+        out, v_new, after = recurrent_step(*token, state, call.scale)
+        state = table.keep_ended(t, state, after)
         outs.append(out)
         v_news.append(v_new)
         if every:

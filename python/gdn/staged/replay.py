@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .call import Call
 from .check import LAYOUTS, Check, lengths_of
+from .check_slots import check_slots
 from .l2norm import l2norm_f32
 from .preprocess import repeat_heads
 from .recurrent import run
@@ -29,6 +30,7 @@ def replay_verify_(
     record_g: Tensor,
     *,
     state_layout: str,
+    cu_seqlens: Tensor | None = None,
     state_indices: Tensor | None = None,
     max_length: int | None = None,
     **options,
@@ -36,15 +38,21 @@ def replay_verify_(
     """torch.ops.gdn.replay_verify_: folds the accepted records into the states, which are written
     back, then runs the tokens on a copy of them and writes their records. Nothing waits for the
     device: no sequence is longer than there are records."""
-    most = min(record_k.shape[1], q.shape[1])
+    check = Check("gdn.replay_verify_")
+    check.tensor("q", q, ["B", "T", "H", "K"])
+    check.tensor("record_k", record_k, [*state.shape[:1], "M", *q.shape[2:]])
+    M = record_k.shape[1]
+    longest = max(lengths_of(check, cu_seqlens, *q.shape[:2]) or [0])
+    if longest > M:
+        expected = f"at least {longest}, the tokens of the longest sequence"
+        check.fail("record_k", f"has M = {M}", expected)
+    most = min(M, q.shape[1])
+    max_length = most if max_length is None else min(most, max_length)
     call = Call(
         "gdn.replay_verify_", q, k, v, g, beta, state, state_layout, in_place=True,
-        initial_state_indices=state_indices, max_length=min(most, max_length or most), **options,
+        cu_seqlens=cu_seqlens, initial_state_indices=state_indices, max_length=max_length,
+        **options,
     )  # fmt: skip
-    check = Check(call.name)
-    lengths = lengths_of(check, call.cu_seqlens, *q.shape[:2])
-    if lengths is not None and max(lengths, default=0) > most:
-        check.fail("record_k", f"has {most} records", f"{max(lengths)}, one a token")
     pools = _records(
         check, call.count(), state, num_accepted, (record_k, record_v, record_g), q.shape[2:],
         v.shape[2:], state_indices, call.null_slot,
@@ -84,13 +92,15 @@ def replay_commit_(
     """torch.ops.gdn.replay_commit_: folds the accepted records into the states."""
     check = Check("gdn.replay_commit_")
     check.one_of("state_layout", state_layout, LAYOUTS)
-    check.tensor("record_k", record_k, [None] * 4)
-    check.tensor("record_v", record_v, [None] * 4)
+    check.shape("record_k", record_k, ["slots", "M", "H", "K"])
+    check.shape("record_v", record_v, ["slots", "M", "HV", "V"])
+    check.shape("num_accepted", num_accepted, ["N"])
     H, K = record_k.shape[2:]
     HV, V = record_v.shape[2:]
-    check.tensor("state", state, [None, HV, V, K] if state_layout == "vk" else [None, HV, K, V])
     N = num_accepted.shape[0]
-    check.slots(N, state, None, True, state_indices, None, None, None, null_slot)
+    slots = N if state_indices is None else "slots"
+    check.tensor("state", state, [slots, HV, V, K] if state_layout == "vk" else [slots, HV, K, V])
+    check_slots(check, N, state, None, True, state_indices, None, None, None, null_slot)
     pools = _records(
         check, N, state, num_accepted, (record_k, record_v, record_g), (H, K), (HV, V),
         state_indices, null_slot,
@@ -106,7 +116,7 @@ def _records(
     check: Check, N, state, num_accepted, records, heads, value_heads, indices, null_slot
 ) -> list[StatePool]:
     slots, M = state.shape[0], records[0].shape[1]
-    check.tensor("record_k", records[0], [slots, None, *heads])
+    check.tensor("record_k", records[0], [slots, "M", *heads])
     check.tensor("record_v", records[1], [slots, M, *value_heads])
     check.tensor("record_g", records[2], [slots, M, value_heads[0]], (torch.float32,))
     check.tensor("num_accepted", num_accepted, [N], (torch.int32, torch.int64))

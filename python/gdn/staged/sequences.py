@@ -1,13 +1,13 @@
 """Which token goes into which chunk.
 
-Two tables with the same three methods. `EqualChunks` is rows of one length: reshapes and nothing
+Two tables with the same methods. `EqualChunks` is rows of one length: reshapes and nothing
 else. `PackedChunks` is sequences of any lengths in one row: gathers, whose indices are computed on
 the tensors' device from `cu_seqlens`, so that every shape is known without reading a length.
 
 `split` cuts tensors of tokens into chunks of C tokens from each sequence's first token on, and
-fills the last chunk up with zeros. What a chunk of zeros does to a state is nothing (`decay.py`),
-and so a walk over `steps` chunks may pass every sequence, the shorter ones then staying as they
-are.
+fills the last chunk up with zeros. What zeros do to a state is nothing (`decay.py`), and so a walk
+over `steps` chunks may pass every sequence. Past the end of a sequence `keep_ended` gives its state
+back as it was: zeros would make NaN of an Inf.
 """
 
 import torch
@@ -37,6 +37,10 @@ class EqualChunks:
     def at(self, x: Tensor, step: int) -> Tensor:
         """The chunks of all sequences at a step of the walk: [count,...] of [count*steps,...]."""
         return x.reshape(self.count, self.steps, *x.shape[1:])[:, step]
+
+    def keep_ended(self, step: int, before: Tensor, after: Tensor) -> Tensor:
+        """The states [count,...] after a step of the walk."""
+        return after  # all end with the walk
 
     def join(self, walked: Tensor) -> Tensor:
         """[count,steps,C,...] to [count,length,...]."""
@@ -93,6 +97,11 @@ class PackedChunks:
         return x.index_select(
             0, torch.where(step < self._chunks, self._first + step, self._total - 1)
         )
+
+    def keep_ended(self, step: int, before: Tensor, after: Tensor) -> Tensor:
+        """The states [count,...] after a step of the walk: where a sequence has ended, those
+        before."""
+        return torch.where(widen(step < self._chunks, after), after, before)
 
     def join(self, walked: Tensor) -> Tensor:
         """[count,steps,C,...] to [1,tokens,...], zero past the last sequence."""

@@ -75,8 +75,11 @@ def solve(
     """By either name, in float32; `dtype` is for neumann."""
     check = Check(operator)
     check.one_of("method", method, METHODS)
-    if lower.ndim < 2 or lower.shape[-1] != lower.shape[-2]:
-        check.fail("lower", f"has shape {list(lower.shape)}", "square matrices [...,n,n]")
+    shape = f"has shape [{','.join(map(str, lower.shape))}]"
+    if lower.ndim < 2:
+        check.fail("lower", shape, "[...,n,n] of 2 to 5 axes")
+    if lower.shape[-1] != lower.shape[-2]:
+        check.fail("lower", shape, "square matrices")
     if method == "exact":
         return solve_exact(lower)
     if iterations < 1:
@@ -97,12 +100,13 @@ def solve_tril(
     """torch.ops.gdn.solve_tril: the inverse in lower's dtype, and max |strict_lower(L X)|, float32
     [...], empty unless asked for."""
     check = Check("gdn.solve_tril")
-    check.tensor("lower", lower, [None] * lower.ndim)
+    check.one_of("method", method, METHODS)
     check.one_of("compute", compute, COMPUTES)
+    check.tensor("lower", lower, lower.shape)
     dtype = torch.float32
     if compute == "bfloat16":
         if method != "neumann" or lower.dtype != torch.bfloat16:
-            check.fail("compute", "is 'bfloat16'", "it only of neumann with bfloat16 matrices")
+            check.fail("compute", 'is "bfloat16"', "it only of neumann with bfloat16 matrices")
         dtype = torch.bfloat16
     inverse = solve(lower, method, iterations, dtype)
     residual = inverse.new_empty(0)

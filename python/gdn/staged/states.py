@@ -2,7 +2,7 @@
 `index_copy_`: no slot but the named ones is touched, and no index has to be known on the host.
 
 A negative index, `null_slot`, and an index past the pool are padding. (Where the indices lie on the
-host `check.py` refuses the last kind; on a device nobody can look without waiting for it.)
+host `check_slots.py` refuses the last kind; on a device nobody can look without waiting for it.)
 """
 
 import dataclasses

@@ -6,6 +6,8 @@ import functools
 import torch
 from torch import Tensor
 
+from .._autograd import refuse_gradients
+
 
 class _Refuse(torch.autograd.Function):
     """Results as they are, with a history that leads to all of `causes`."""
@@ -53,11 +55,7 @@ def in_place(function):
 
     @functools.wraps(function)
     def wrapped(*args, **kwargs):
-        if _requiring_gradient(args, kwargs):
-            raise RuntimeError(
-                f"gdn.{function.__name__} works in place and has no backward: detach its inputs or "
-                "use torch.no_grad()"
-            )
+        refuse_gradients(function.__name__, (*args, *kwargs.values()))
         with torch.no_grad():
             return function(*args, **kwargs)
 

@@ -1,0 +1,1 @@
+"""gdn in other projects' models, a module for each."""
