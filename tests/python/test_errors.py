@@ -208,9 +208,7 @@ def test_options_that_belong_together(function):
         function(call.q, call.k, call.v, g=call.g, beta=call.beta, use_gate_in_kernel=True)
     for name in ("A_log", "dt_bias"):
         with pytest.raises(ValueError, match=f"{name} is given, expected use_gate_in_kernel too"):
-            function(
-                call.q, call.k, call.v, g=call.g, beta=call.beta, **{name: torch.zeros(4)}
-            )
+            function(call.q, call.k, call.v, g=call.g, beta=call.beta, **{name: torch.zeros(4)})
     with pytest.raises(TypeError, match="head_first"):
         function(call.q, call.k, call.v, g=call.g, beta=call.beta, head_first=True)
 
@@ -224,6 +222,23 @@ def test_what_is_no_tensor_is_named(function, name):
     arguments = {"q": x, "k": x, "v": x, "g": g, "beta": g, name: [1.0]}
     with pytest.raises(TypeError, match=f"{name} is a list, expected a tensor"):
         function(**arguments)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: gdn.causal_conv1d_fn([1.0], x),
+        lambda x: gdn.causal_conv1d_update([1.0], x, x),
+        lambda x: gdn.fused_gdn_gating(x, [1.0], x, x),
+        lambda x: gdn.fused_gdn_gating(x, x, [1.0], x),
+        lambda x: gdn.l2norm([1.0]),
+        lambda x: gdn.rms_norm_gated([1.0], x, x),
+        lambda x: gdn.solve_tril([1.0]),
+    ],
+)
+def test_no_tensor_where_a_function_looks_first(call):
+    with pytest.raises(TypeError, match="is a list, expected a tensor"):
+        call(torch.zeros(2, 2))
 
 
 @pytest.mark.parametrize(

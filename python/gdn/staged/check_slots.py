@@ -64,7 +64,9 @@ def check_slots(
             check.fail("num_accepted", "is absent", "it with initial_state_indices of two axes")
         check.tensor("initial_state_indices", initial, [count], INDICES)
     check.tensor("has_initial_state", has_initial_state, [count], (torch.bool,))
-    written = "initial_state_indices" if final is None or final is initial else "final_state_indices"
+    written = (
+        "initial_state_indices" if final is None or final is initial else "final_state_indices"
+    )
     if final is not None:
         _final_indices(check, final, count, lengths, one_slot)
     elif in_place:
@@ -92,9 +94,7 @@ def _final_indices(check, final, count, lengths, one_slot):
         )
     longest = max(lengths or [0])
     if longest > final.shape[1]:
-        check.fail(
-            name, got, f"at least {longest} columns, one a token of the longest sequence"
-        )
+        check.fail(name, got, f"at least {longest} columns, one a token of the longest sequence")
 
 
 def _accepted(check: Check, accepted: list[int], most: list[int]) -> None:
