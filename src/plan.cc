@@ -86,7 +86,7 @@ Status make_plan(const Context& context, const Shape& shape, Plan* plan, const B
   }
   if (!request.kernel.empty()) {
     return unsupported(shape, "kernel \"" + std::string(request.kernel) +
-                                  "\" does not exist, expected one of " + kernel_names());
+                                  "\" is not in this build, expected one of " + kernel_names());
   }
   return unsupported(shape, std::string("no backend for tensors on ") +
                                 (shape.device == DeviceType::kCUDA ? "CUDA" : "CPU") +

@@ -86,7 +86,7 @@ void check_kernel(const std::string& name) {
     }
     names += (names.empty() ? "" : ", ") + std::string(kernel.name);
   }
-  throw Mistake("kernel \"" + name + "\" does not exist, expected one of " + names);
+  throw Mistake("kernel \"" + name + "\" is not in this build, expected one of " + names);
 }
 
 std::string find_data() {

@@ -15,6 +15,7 @@ _autograd.register()
 
 from . import ops  # noqa: E402  (the operators are complete now)
 from ._dispatch import has_kernel, kernel  # noqa: E402
+from ._lazy import lazy_modules  # noqa: E402
 from .causal_conv1d import causal_conv1d_fn, causal_conv1d_update  # noqa: E402
 from .delta_rule import chunk_gated_delta_rule, fused_recurrent_gated_delta_rule  # noqa: E402
 from .elementwise import fused_gdn_gating, l2norm, rms_norm_gated, solve_tril  # noqa: E402
@@ -32,6 +33,7 @@ def kernels():
     return torch.ops.gdn.kernels()
 
 
+__getattr__, __dir__ = lazy_modules(globals(), "compat", "integrations", "staged")
 __version__ = info().split(maxsplit=2)[1]
 
 __all__ = [

@@ -13,6 +13,7 @@ from ._library import FUNCTIONAL, overload
 _below_autograd = torch._C._AutoDispatchBelowAutograd
 _requires_gradient = torch._C._any_requires_grad
 
+_KERNELS = tuple(torch.ops.gdn.kernels())
 _forced_kernel = None
 
 
@@ -20,12 +21,18 @@ _forced_kernel = None
 def kernel(name):
     """Within it, the functions of this package run the kernel of that name (gdn.kernels() lists
     them): another instruction set's, or "reference", the definition in double. For all threads.
-    torch.ops.gdn takes the name as an argument.
+    torch.ops.gdn takes the name as an argument. None forces nothing.
+
+    Raises NotImplementedError where no kernel of that name runs here.
 
     with gdn.kernel("reference"):
         expected, _ = gdn.chunk_gated_delta_rule(q, k, v, g, beta)
     """
     global _forced_kernel
+    if name is not None and name not in _KERNELS:
+        raise NotImplementedError(
+            f'gdn.kernel: kernel "{name}" does not run here, expected one of {", ".join(_KERNELS)}'
+        )
     before = _forced_kernel
     _forced_kernel = name
     try:
@@ -38,9 +45,9 @@ _has_kernel = {"cpu": True, "meta": True}
 
 
 def has_kernel(device):
-    """Whether torch.ops.gdn runs on tensors of this device. (Those on the meta device have shapes
-    alone.)"""
-    kind = device.type
+    """Whether torch.ops.gdn runs on tensors of this device, a torch.device or what makes one:
+    "cpu". (Those on the meta device have shapes alone.)"""
+    kind = (device if isinstance(device, torch.device) else torch.device(device)).type
     found = _has_kernel.get(kind)
     if found is None:
         key = torch._C._dispatch_key_for_device(kind)

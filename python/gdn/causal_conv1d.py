@@ -1,7 +1,7 @@
 """The causal convolution with the signatures of the causal-conv1d package."""
 
 from . import ops
-from ._arguments import last_contiguous, unsupported
+from ._arguments import last_contiguous, require_tensors, unsupported
 
 
 def is_silu(function, activation):
@@ -48,6 +48,7 @@ def causal_conv1d_fn(
         TypeError: a dtype. ValueError: a shape, a device, an option. NotImplementedError: seq_idx.
     """
     unsupported("causal_conv1d_fn", seq_idx=seq_idx)
+    require_tensors("causal_conv1d_fn", x=x)
     if x.dim() != 3:
         raise ValueError(f"gdn.causal_conv1d_fn: x has shape {list(x.shape)}, expected [B,D,T]")
     y, final_states = ops.causal_conv1d(
@@ -96,6 +97,7 @@ def causal_conv1d_update(
         NotImplementedError: cache_seqlens. RuntimeError: a tensor requires a gradient.
     """
     unsupported("causal_conv1d_update", cache_seqlens=cache_seqlens)
+    require_tensors("causal_conv1d_update", x=x)
     if x.dim() not in (2, 3):
         raise ValueError(
             f"gdn.causal_conv1d_update: x has shape {list(x.shape)}, expected [B,D] or [B,D,T]"

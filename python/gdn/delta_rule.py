@@ -3,7 +3,14 @@
 import torch
 
 from . import ops
-from ._arguments import as_float32, as_like_or_float32, last_contiguous, unsupported
+from ._arguments import (
+    as_float32,
+    as_like_or_float32,
+    gate_as_float32,
+    last_contiguous,
+    require_tensors,
+    unsupported,
+)
 
 
 def _run(
@@ -27,17 +34,34 @@ def _run(
     cu_seqlens,
     **options,
 ):
+    require_tensors(
+        function,
+        ("g", "beta", "initial_state"),
+        q=q,
+        k=k,
+        v=v,
+        g=g,
+        beta=beta,
+        initial_state=initial_state,
+    )
     if allow_neg_eigval and not use_beta_sigmoid:
         raise ValueError(
             f"gdn.{function}: allow_neg_eigval is given, expected use_beta_sigmoid_in_kernel too"
         )
     if use_gate:
+        if A_log is None:
+            raise ValueError(
+                f"gdn.{function}: A_log is absent, expected it with use_gate_in_kernel"
+            )
         options.update(A_log=A_log, a=as_like_or_float32(g, q), dt_bias=dt_bias)
         g = None
     else:
-        if A_log is not None or dt_bias is not None:
-            unsupported(function + " without use_gate_in_kernel", A_log=A_log, dt_bias=dt_bias)
-        g = as_float32(g)
+        for name, given in (("A_log", A_log), ("dt_bias", dt_bias)):
+            if given is not None:
+                raise ValueError(
+                    f"gdn.{function}: {name} is given, expected use_gate_in_kernel too"
+                )
+        g = gate_as_float32(function, g)
     if beta is not None:
         beta = as_like_or_float32(beta, q)
     if use_beta_sigmoid:
@@ -174,12 +198,18 @@ def fused_recurrent_gated_delta_rule(
 ):
     """The gated delta rule token by token (decode), for any number of tokens.
 
-    Arguments, results and errors are those of chunk_gated_delta_rule; g None is no decay; gk and
-    gv, decays of single channels, are not supported.
+    Arguments, results and errors are those of chunk_gated_delta_rule, but for their order: beta is
+    the seventh, so name it. g None is no decay; gk and gv, decays of single channels, are not
+    supported.
     """
-    if gk is not None or gv is not None:
-        unsupported("fused_recurrent_gated_delta_rule", gk=gk, gv=gv)
+    for name, given in (("gk", gk), ("gv", gv)):
+        if given is not None:
+            raise NotImplementedError(
+                f"gdn.fused_recurrent_gated_delta_rule: {name} is given, which is not supported "
+                "(beta is the seventh argument: name it)"
+            )
     if g is None and not use_gate_in_kernel:
+        require_tensors("fused_recurrent_gated_delta_rule", v=v)
         g = torch.zeros(v.shape[:3], dtype=torch.float32, device=v.device)
     return _run(
         "fused_recurrent_gated_delta_rule",

@@ -3,7 +3,7 @@
 import torch
 
 from . import ops
-from ._arguments import last_contiguous, unsupported
+from ._arguments import last_contiguous, require_tensors, unsupported
 
 
 def fused_gdn_gating(A_log, a, b, dt_bias, beta=1.0, threshold=20.0):
@@ -24,6 +24,7 @@ def fused_gdn_gating(A_log, a, b, dt_bias, beta=1.0, threshold=20.0):
     Raises:
         TypeError: a dtype. ValueError: a shape, a device, an option.
     """
+    require_tensors("fused_gdn_gating", a=a, b=b)
     if a.dim() == 2:
         a, b = a.unsqueeze(0), b.unsqueeze(0)
     return ops.gating(
@@ -42,6 +43,7 @@ def l2norm(x, eps=1e-6, output_dtype=None):
     Raises:
         TypeError: a dtype. ValueError: a shape, eps < 0.
     """
+    require_tensors("l2norm", x=x)
     if output_dtype in (None, x.dtype):
         return ops.l2norm(last_contiguous(x), eps=eps)
     return ops.l2norm(last_contiguous(x).to(torch.float32), eps=eps).to(output_dtype)

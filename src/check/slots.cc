@@ -33,6 +33,15 @@ const SlotWrite* SlotWrites::find(int64_t slot) const {
   return found != end && found->slot == slot ? found : nullptr;
 }
 
+namespace {
+
+bool is_same_tensor(const IndexTensor& a, const IndexTensor& b) {
+  return a.data == b.data && a.dtype == b.dtype && a.row_stride == b.row_stride &&
+         a.column_stride == b.column_stride && a.columns == b.columns;
+}
+
+}  // namespace
+
 void check_slot_per_sequence(Check& check, const char* pool, const TensorView& view, int64_t N) {
   if (!check.ok() || view.rank < 1 || view.rank > TensorView::kMaxRank || view.shape[0] <= N)
     return;
@@ -173,7 +182,10 @@ void check_slots(Check& check, const StateSlots& slots, const SequenceTable& seq
     }
   }
   if (!check.ok() || !pools.writes) return;
-  writes.check_distinct(check, "final_state_indices", every);
+  // States that go back to where they were read: only one of the two was the caller's to give.
+  const char* given = is_same_tensor(initial_indices, final_indices) ? "initial_state_indices"
+                                                                     : "final_state_indices";
+  writes.check_distinct(check, given, every);
 
   // States updated in place: who reads what another sequence writes?
   if (!check.ok() || !pools.in_place) return;

@@ -135,7 +135,7 @@ Status plan_cpu(const Shape& shape, const PlanRequest& request, Plan* plan) {
   if (kernels == nullptr || !kernels->supported()) {
     return {StatusCode::kUnsupported, "kernel \"" + std::string(request.kernel) +
                                           "\" is not supported by this processor, expected one "
-                                          "that gdn::kernels() marks as supported"};
+                                          "that the list of kernels has as supported"};
   }
   plan->kernel = kernels->name;
   plan->reason = request.kernel.empty() ? "the best that this processor supports" : "forced";

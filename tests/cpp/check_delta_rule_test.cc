@@ -480,8 +480,8 @@ TYPED_TEST(CheckDeltaRule, ManySlots) {
 
   slots[900] = slots[3];
   call.args.final_state_indices = call.args.initial_state_indices;
-  const std::string twice = "final_state_indices[900] is " + std::to_string(slots[3]) +
-                            " as is final_state_indices[3], expected distinct slots";
+  const std::string twice = "initial_state_indices[900] is " + std::to_string(slots[3]) +
+                            " as is initial_state_indices[3], expected distinct slots";
   expect_error(call, kOutOfRange, twice.c_str());
 }
 

@@ -235,7 +235,11 @@ def f(*shape):
             {"initial_state": f(3, 4, 8, 8)},
             "number of initial states is expected to equal the number of",
         ),
-        ({"prefill_num_seqs": 3, "prefill_seq_len": 4}, "expected 8, the tokens of q"),
+        (
+            {"prefill_num_seqs": 3, "prefill_seq_len": 4},
+            "gdn.hpu_chunk_gated_delta_rule: prefill_num_seqs * prefill_seq_len is 3 * 4, "
+            "expected 8, the tokens of q",
+        ),
     ],
 )
 def test_chunk_errors(route, options, text):

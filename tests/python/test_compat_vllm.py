@@ -24,6 +24,10 @@ PARAMETERS = {
 }
 
 
+def test_all_names_the_functions_alone():
+    assert sorted(vllm.__all__) == sorted(PARAMETERS)
+
+
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_argument_for_argument(name):
     parameters = inspect.signature(getattr(vllm, name)).parameters.values()

@@ -97,7 +97,10 @@ def slot(c):
     c.options["initial_state_indices"] = torch.tensor([0, 2])
 
 
-@wrong(IndexError, r"gdn.recurrent: .*_indices\[1\] is 1")
+@wrong(
+    IndexError,
+    r"gdn.recurrent: initial_state_indices\[1\] is 1 as is initial_state_indices\[0\]",
+)
 def slot_twice(c):
     c.options["initial_state_indices"] = torch.tensor([1, 1])
 
@@ -178,7 +181,6 @@ UNSUPPORTED = {
     "cp_context": lambda q, g: gdn.chunk_gated_delta_rule(q, q, q, g, g, cp_context=object()),
     "gk": lambda q, g: gdn.fused_recurrent_gated_delta_rule(q, q, q, g, gk=q),
     "gv": lambda q, g: gdn.fused_recurrent_gated_delta_rule(q, q, q, g, gv=q),
-    "A_log": lambda q, g: gdn.chunk_gated_delta_rule(q, q, q, g, g, A_log=torch.zeros(4)),
     "bias": lambda q, g: gdn.rms_norm_gated(q, q, q[0, 0, 0], q[0, 0, 0]),
     "residual": lambda q, g: gdn.rms_norm_gated(q, q, q[0, 0, 0], residual=q),
     "prenorm": lambda q, g: gdn.rms_norm_gated(q, q, q[0, 0, 0], prenorm=True),
@@ -202,10 +204,73 @@ def test_options_that_belong_together(function):
     call = inputs.delta_rule()
     with pytest.raises(ValueError, match="use_beta_sigmoid_in_kernel"):
         function(call.q, call.k, call.v, g=call.g, beta=call.beta, allow_neg_eigval=True)
-    with pytest.raises(ValueError, match="A_log is absent"):
+    with pytest.raises(ValueError, match="A_log is absent, expected it with use_gate_in"):
         function(call.q, call.k, call.v, g=call.g, beta=call.beta, use_gate_in_kernel=True)
+    for name in ("A_log", "dt_bias"):
+        with pytest.raises(ValueError, match=f"{name} is given, expected use_gate_in_kernel too"):
+            function(call.q, call.k, call.v, g=call.g, beta=call.beta, **{name: torch.zeros(4)})
     with pytest.raises(TypeError, match="head_first"):
         function(call.q, call.k, call.v, g=call.g, beta=call.beta, head_first=True)
+
+
+@pytest.mark.parametrize(
+    "function", [gdn.chunk_gated_delta_rule, gdn.fused_recurrent_gated_delta_rule]
+)
+@pytest.mark.parametrize("name", ["q", "k", "v", "g", "beta", "initial_state"])
+def test_what_is_no_tensor_is_named(function, name):
+    x, g = torch.zeros(1, 3, 4, 8), torch.zeros(1, 3, 4)
+    arguments = {"q": x, "k": x, "v": x, "g": g, "beta": g, name: [1.0]}
+    with pytest.raises(TypeError, match=f"{name} is a list, expected a tensor"):
+        function(**arguments)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: gdn.causal_conv1d_fn([1.0], x),
+        lambda x: gdn.causal_conv1d_update([1.0], x, x),
+        lambda x: gdn.fused_gdn_gating(x, [1.0], x, x),
+        lambda x: gdn.fused_gdn_gating(x, x, [1.0], x),
+        lambda x: gdn.l2norm([1.0]),
+        lambda x: gdn.rms_norm_gated([1.0], x, x),
+        lambda x: gdn.solve_tril([1.0]),
+    ],
+)
+def test_no_tensor_where_a_function_looks_first(call):
+    with pytest.raises(TypeError, match="is a list, expected a tensor"):
+        call(torch.zeros(2, 2))
+
+
+@pytest.mark.parametrize(
+    "function", [gdn.chunk_gated_delta_rule, gdn.fused_recurrent_gated_delta_rule]
+)
+def test_the_dtypes_of_g_are_listed(function):
+    x, g = torch.zeros(1, 3, 4, 8), torch.zeros(1, 3, 4)
+    message = "g has dtype float64, expected float32, bfloat16 or float16"
+    with pytest.raises(TypeError, match=f"gdn.{function.__name__}: {message}"):
+        function(x, x, x, g=g.double(), beta=g)
+
+
+def test_beta_in_the_place_of_gk():
+    x, g = torch.zeros(1, 3, 4, 8), torch.zeros(1, 3, 4)
+    with pytest.raises(NotImplementedError, match="beta is the seventh argument: name it"):
+        gdn.fused_recurrent_gated_delta_rule(x, x, x, g, g)
+
+
+def test_a_kernel_of_no_name():
+    with pytest.raises(NotImplementedError, match='"foo" does not run here.* reference'):
+        with gdn.kernel("foo"):
+            pytest.fail("entered")
+    with pytest.raises(NotImplementedError, match='"foo" is not in this build'):
+        gdn.ops.l2norm(torch.ones(2, 2), force_kernel="foo")
+
+
+def test_a_model_that_is_no_module():
+    from gdn.integrations.transformers import disable, enable
+
+    for function in (enable, disable):
+        with pytest.raises(TypeError, match=f"{function.__name__}: model is a str"):
+            function("x")
 
 
 def test_activations():

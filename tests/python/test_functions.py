@@ -227,3 +227,26 @@ def test_python_m_gdn_prints_what_the_machine_has():
     ).stdout
     assert found.splitlines()[0] == f"gdn {gdn.__version__}"
     assert all(f"  {kernel} " in found for kernel in gdn.kernels())
+
+
+@pytest.mark.parametrize("argument, code", [("--help", 0), ("nonesuch", 2)])
+def test_python_m_gdn_with_arguments(argument, code):
+    run = subprocess.run([sys.executable, "-m", "gdn", argument], capture_output=True, text=True)
+    assert run.returncode == code
+    assert (run.stdout or run.stderr).startswith("usage: python -m gdn")
+
+
+def test_has_kernel_takes_what_makes_a_device():
+    assert gdn.has_kernel("cpu") and gdn.has_kernel("cpu:0") and gdn.has_kernel(torch.device("cpu"))
+
+
+def test_modules_are_reached_from_gdn_and_not_imported_with_it():
+    code = """
+import sys, gdn
+assert not {"gdn.staged", "gdn.compat", "gdn.integrations"} & sys.modules.keys()
+assert not hasattr(gdn, "nonesuch")
+assert "staged" in dir(gdn) and "compat" in dir(gdn)
+gdn.staged.chunk, gdn.compat.vllm.chunk_gated_delta_rule
+gdn.compat.hpu_gdn_pytorch.hpu_chunk_gated_delta_rule, gdn.integrations.transformers.enable
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -21,6 +21,13 @@ from ..staged.check_slots import check_slots
 from ..staged.states import StatePool
 from ._arguments import gates, operands, without_gaps
 
+__all__ = [
+    "chunk_gated_delta_rule",
+    "fused_recurrent_gated_delta_rule",
+    "fused_recurrent_gated_delta_rule_packed_decode",
+    "fused_sigmoid_gating_delta_rule_update",
+]
+
 
 def fused_recurrent_gated_delta_rule(
     q: Tensor,

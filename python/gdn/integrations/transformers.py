@@ -42,7 +42,7 @@ def enable(model):
         model.
 
     Raises:
-        ValueError: the model has no such layer. ImportError: the installed transformers and kernels
+        TypeError: model is no module. ValueError: it has no such layer. ImportError: the installed transformers and kernels
         do not fit; the message names versions that do.
     """
     layers = _layers_of(model, "enable")
@@ -70,7 +70,7 @@ def disable(model):
         model.
 
     Raises:
-        ValueError: the model has no Gated DeltaNet layer.
+        TypeError: model is no module. ValueError: it has no Gated DeltaNet layer.
     """
     layers = _layers_of(model, "disable")
     enabled = [layer for layer in layers if hasattr(layer, "gdn_hooks")]
@@ -141,6 +141,11 @@ def _restore(kernels, layers):
 
 
 def _layers_of(model, function):
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(
+            f"gdn.integrations.transformers.{function}: model is a {type(model).__name__}, "
+            "expected a torch.nn.Module"
+        )
     layers = [
         m for m in model.modules() if any(base.__name__ in _LAYERS for base in type(m).__mro__)
     ]

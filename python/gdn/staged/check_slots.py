@@ -64,6 +64,9 @@ def check_slots(
             check.fail("num_accepted", "is absent", "it with initial_state_indices of two axes")
         check.tensor("initial_state_indices", initial, [count], INDICES)
     check.tensor("has_initial_state", has_initial_state, [count], (torch.bool,))
+    written = (
+        "initial_state_indices" if final is None or final is initial else "final_state_indices"
+    )
     if final is not None:
         _final_indices(check, final, count, lengths, one_slot)
     elif in_place:
@@ -72,7 +75,7 @@ def check_slots(
         return
     _values(
         check, count, pool.shape[0], lengths, initial, final, has_initial_state, num_accepted,
-        null_slot, columns,
+        null_slot, columns, written,
     )  # fmt: skip
 
 
@@ -91,9 +94,7 @@ def _final_indices(check, final, count, lengths, one_slot):
         )
     longest = max(lengths or [0])
     if longest > final.shape[1]:
-        check.fail(
-            name, got, f"at least {longest} columns, one a token of the longest sequence"
-        )
+        check.fail(name, got, f"at least {longest} columns, one a token of the longest sequence")
 
 
 def _accepted(check: Check, accepted: list[int], most: list[int]) -> None:
@@ -105,7 +106,7 @@ def _accepted(check: Check, accepted: list[int], most: list[int]) -> None:
 
 def _values(
     check, count, slots, lengths, initial, final, has_initial_state, num_accepted, null_slot,
-    columns,
+    columns, written_name,
 ):  # fmt: skip
     accepted, read, written = (check.values(x) for x in (num_accepted, initial, final))
     loads = check.values(has_initial_state)
@@ -133,7 +134,7 @@ def _values(
             check.fail(name, f"is {slot}", f"less than {slots}, the slots of {pool}", IndexError)
 
     def final_name(n: int, t: int) -> str:
-        return f"final_state_indices[{n},{t}]" if every else f"final_state_indices[{n}]"
+        return f"{written_name}[{n},{t}]" if every else f"{written_name}[{n}]"
 
     writes = []
     for n in range(count):

@@ -73,8 +73,8 @@ def hpu_chunk_gated_delta_rule(
         rows = (prefill_num_seqs, prefill_seq_len)
         if rows[0] * rows[1] != B * T:
             raise ValueError(
-                f"prefill_num_seqs * prefill_seq_len is {rows[0]} * {rows[1]}, expected {B * T}, "
-                "the tokens of q"
+                "gdn.hpu_chunk_gated_delta_rule: prefill_num_seqs * prefill_seq_len is "
+                f"{rows[0]} * {rows[1]}, expected {B * T}, the tokens of q"
             )
         q, k, v, g = (x.reshape(*rows, *x.shape[2:]) for x in (q, k, v, g))
         beta = None if beta is None else beta.reshape(*rows, HV)
