@@ -2,6 +2,7 @@
 // of its own (CUDA) adds itself by install().
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <span>
 #include <string_view>
@@ -10,6 +11,7 @@
 #include "gdn/plan.h"
 #include "gdn/status.h"
 #include "problem.h"
+#include "task_ranges.h"
 
 namespace gdn {
 
@@ -29,12 +31,18 @@ struct Call {
       for (int64_t task = 0; task < plan.tasks; ++task) body(task, 0);
       return;
     }
+    const int workers = context.executor->max_workers();
+    struct Work {
+      TaskRanges ranges;
+      const Body& body;
+    } work{{plan.tasks, workers}, body};
     context.executor->run(
-        plan.tasks,
-        [](void* closure, int64_t task, int worker) {
-          (*static_cast<const Body*>(closure))(task, worker);
+        std::min<int64_t>(plan.tasks, workers),
+        [](void* closure, int64_t, int worker) {
+          auto* all = static_cast<Work*>(closure);
+          all->ranges.work(worker, all->body);
         },
-        const_cast<Body*>(&body));
+        &work);
   }
 };
 
