@@ -15,8 +15,8 @@ struct Divisor {
   explicit Divisor(int64_t divisor)
       : value(divisor > 0 ? static_cast<uint32_t>(divisor) : 1) {  // 0: of an empty grid
     while ((uint64_t{1} << shift) < value) ++shift;
-    multiplier = static_cast<uint32_t>(
-        (uint64_t{1} << 32) * ((uint64_t{1} << shift) - value) / value + 1);
+    multiplier =
+        static_cast<uint32_t>((uint64_t{1} << 32) * ((uint64_t{1} << shift) - value) / value + 1);
   }
   // Of a number below 2^31.
   __device__ __forceinline__ uint32_t divide(uint32_t x) const {

@@ -1,8 +1,6 @@
 // Decode: one launch, a warp for some V columns of a (sequence, value head). The loads of the first
-// token and of the state begin before anything waits for one; then the state goes through the tokens
-// in registers, and to its slot. No warp waits for another.
-#include <cstdlib>
-
+// token and of the state begin before anything waits for one; then the state goes through the
+// tokens in registers, and to its slot. No warp waits for another.
 #include "cuda/dependent.cuh"
 #include "cuda/kernels.h"
 #include "cuda/launch.h"
@@ -14,12 +12,12 @@ namespace gdn::cuda {
 namespace {
 
 // kPlain: is_plain() holds, and `narrow` is set.
-template <class T, bool kVK, int kPerLane, int kColumns, bool kPlain>
-__global__ void __launch_bounds__(128, resident_blocks(kPerLane))
+template <class T, bool kVK, int kPerLane, bool kPlain>
+__global__ void __launch_bounds__(128, kPerLane == 32 ? 2 : 3)
     recurrent_kernel(const __grid_constant__ DeltaRuleProblem p,
                      const __grid_constant__ NarrowTokens narrow, const Flag flag,
                      const BlockGrid grid) {
-  using Tile = StateTile<T, kVK, kPerLane, kColumns, kPlain>;
+  using Tile = StateTile<T, kVK, kPerLane, kPlain>;
   const BlockPlace place(grid);
   const int K = static_cast<int>(p.shape.K), V = static_cast<int>(p.shape.V);
   const int64_t n = place.n, head = place.head;
@@ -55,14 +53,16 @@ __global__ void __launch_bounds__(128, resident_blocks(kPerLane))
   if (s.length > 0) token.finish(p);
   tile.unpack(loaded);
   for (int64_t t = 0; t < s.length; ++t) {
-    const bool more = t + 1 < s.length;
-    std::byte* row = places(t).out;
-    if (more) token.begin(tile, p, places(t + 1), head);
-    float v_new[kColumns], out[kColumns];
+    if (t > 0) {
+      token.begin(tile, p, places(t), head);
+      token.finish(p);
+    }
+    // On its way to the cache: in registers it would cost a block a multiprocessor.
+    if (t + 1 < s.length) token.prefetch(tile, p, places(t + 1));
+    float v_new[Tile::kColumns], out[Tile::kColumns];
     tile.step(token.k, token.q, token.decay, token.beta, p.scale, token.v, v_new, out);
-    tile.store_columns(row, p.out.dtype, out);
+    tile.store_columns(places(t).out, p.out.dtype, out);
     if (every) store(final_slot_of(p, n, t, flag));
-    if (more) token.finish(p);
   }
   store(last);
 }
@@ -93,30 +93,20 @@ Status recurrent(const DeltaRuleProblem& problem, const Device& device, const St
   // One sequence more for the rows past the last one.
   const int64_t sequences = shape.sequences + (problem.sequences.cu_seqlens.given() ? 1 : 0);
   return with_tile(state, shape.layout, shape.K, [&](auto element, auto vk, auto per_lane) {
-    const auto run = [&](auto columns, auto plain) {
-      constexpr int kColumns = decltype(columns)::value;
+    constexpr int kWarpColumns = columns_per_warp(per_lane);
+    const BlockGrid grid = BlockGrid::of(shape, sequences, kWarpColumns, device.multiprocessors);
+    const auto run = [&](auto plain) {
       constexpr bool kPlain = decltype(plain)::value;
-      const BlockGrid grid =
-          BlockGrid::of(shape, sequences, kColumns * kColumnGroups, device.multiprocessors);
       return launch(&recurrent_kernel<decltype(element), decltype(vk)::value,
-                                      decltype(per_lane)::value, kColumns, kPlain>,
+                                      decltype(per_lane)::value, kPlain>,
                     {grid.blocks, grid.warps * kWarp, 0, stream.stream, starts_early(device)},
                     problem, kPlain ? NarrowTokens(problem) : NarrowTokens(),
                     Flag{stream.out_of_range}, grid);
     };
-    constexpr int kUsual = columns_per_lane(per_lane);
-    constexpr int kWarpColumns = columns_per_warp(per_lane);
     if constexpr (per_lane <= 16) {
-      if (is_plain(problem, per_lane * kLanesPerColumn, kWarpColumns)) {
-        // Two columns a lane where there are not eight warps a multiprocessor otherwise.
-        const int64_t warps = sequences * shape.value_heads * (shape.V / kWarpColumns);
-        bool few = warps < int64_t{8} * device.multiprocessors;
-        if (const char* c = getenv("X_COLS")) few = c[0] == '2';
-        if (few) return run(std::integral_constant<int, 2>(), std::true_type());
-        return run(std::integral_constant<int, kUsual>(), std::true_type());
-      }
+      if (is_plain(problem, per_lane * kLanesPerColumn, kWarpColumns)) return run(std::true_type());
     }
-    return run(std::integral_constant<int, kUsual>(), std::false_type());
+    return run(std::false_type());
   });
 }
 

@@ -137,7 +137,7 @@ __device__ __forceinline__ void verify(Tile& tile, const Stage& tokens, const Pa
 }
 
 template <class T, bool kVK, int kPerLane>
-__global__ void __launch_bounds__(128, resident_blocks(kPerLane))
+__global__ void __launch_bounds__(128, kPerLane == 32 ? 2 : 4)
     replay_kernel(const __grid_constant__ ReplayProblem p, const Flag flag, const BlockGrid grid) {
   using Tile = StateTile<T, kVK, kPerLane>;
   // The records and the tokens are staged in turn, so that each needs one wait alone.
@@ -166,13 +166,13 @@ __global__ void __launch_bounds__(128, resident_blocks(kPerLane))
   };
   const int own = Stage::own();
   const int first_records = staged(accepted), first_tokens = staged(work.s.length);
+  std::byte* state = p.state.at(slot, head * V * K);
+  typename Tile::Loaded loaded;
+  tile.begin_load(state, loaded);
   typename Stage::Raw record;
   typename Stage::RawItems items;
   if (own < first_records) begin_record<Stage>(p, slot, own, head, qk_head, columns, record);
   if (p.verifies()) Stage::begin_first(p, work.s, first_tokens, head, qk_head, columns, items);
-  std::byte* state = p.state.at(slot, head * V * K);
-  typename Tile::Loaded loaded;
-  tile.begin_load(state, loaded);
   if (own < first_records) finish_record(records, p, record, own, columns);
   fill_records(records, p, slot, 0, own + Stage::warps(), first_records, head, qk_head, columns);
   if (p.verifies()) tokens.finish_first(p, work.s, first_tokens, head, qk_head, columns, items);
@@ -276,12 +276,10 @@ Status replay(const ReplayProblem& problem, const Device& device, const Stream& 
       with_tile(problem.state.dtype, shape.layout, shape.K, [&](auto element, auto vk, auto size) {
         constexpr int kColumns = columns_per_warp(size);
         const int64_t sequences = shape.sequences + (problem.sequences.cu_seqlens.given() ? 1 : 0);
-        const BlockGrid grid =
-            BlockGrid::of(shape, sequences, kColumns, device.multiprocessors);
+        const BlockGrid grid = BlockGrid::of(shape, sequences, kColumns, device.multiprocessors);
         return launch(&replay_kernel<decltype(element), decltype(vk)::value, decltype(size)::value>,
-                      {grid.blocks, grid.warps * kWarp, 0, stream.stream,
-                       starts_early(device)}, problem,
-                      Flag{stream.out_of_range}, grid);
+                      {grid.blocks, grid.warps * kWarp, 0, stream.stream, starts_early(device)},
+                      problem, Flag{stream.out_of_range}, grid);
       });
   if (!status.ok() || !problem.verifies()) return status;
   return replace_records(problem, device, stream);

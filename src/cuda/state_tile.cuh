@@ -46,12 +46,11 @@ struct PieceOf<4> {
 };
 
 // kPlain: the caller has made sure that every tile is whole and every state of dtype T.
-template <class T, bool kVK, int kPerLane, int kColumnsPerLane = columns_per_lane(kPerLane),
-          bool kPlain = false>
+template <class T, bool kVK, int kPerLane, bool kPlain = false>
 struct StateTile {
-  static constexpr int kColumns = kColumnsPerLane;
+  static constexpr int kColumns = columns_per_lane(kPerLane);
   static constexpr int kElements = kPerLane;  // of K, of the lane
-  static constexpr int kWarpColumns = kColumns * kColumnGroups;
+  static constexpr int kWarpColumns = columns_per_warp(kPerLane);
   // A piece is what one load brings: elements of K, or columns, that lie side by side.
   static constexpr int kPiece = kVK ? Vector16<T>::kCount : kColumns;
   static constexpr int kPieces = kColumns * kPerLane / kPiece;
@@ -353,8 +352,8 @@ struct StateTile {
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
       const int owner = c * kLanesOfOne;
-      columns[c] = __shfl_sync(kAllLanes, x,
-                               kVK ? group * kLanesPerColumn + owner : owner * kColumnGroups + group);
+      columns[c] = __shfl_sync(
+          kAllLanes, x, kVK ? group * kLanesPerColumn + owner : owner * kColumnGroups + group);
     }
   }
 
@@ -375,9 +374,6 @@ struct StateTile {
     }
   }
 };
-
-// Blocks of 128 threads that should fit on a multiprocessor: enough loads in flight.
-constexpr int resident_blocks(int per_lane) { return per_lane == 32 ? 2 : 3; }
 
 // The grid of a delta-rule kernel: blocks of some warps of one (sequence, value head), each warp
 // with columns of its own.

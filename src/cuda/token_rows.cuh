@@ -1,6 +1,6 @@
-// A token of a sequence and value head in the registers of a warp, as its state tile has the rows of
-// K and the columns of V: loads that begin as bits, and what becomes of them. Every lane of a column
-// has its own elements of k and q, so that a norm is a sum as the tile's are.
+// A token of a sequence and value head in the registers of a warp, as its state tile has the rows
+// of K and the columns of V: loads that begin as bits, and what becomes of them. Every lane of a
+// column has its own elements of k and q, so that a norm is a sum as the tile's are.
 #pragma once
 
 #include <cstdint>
@@ -21,12 +21,8 @@ struct TokenPlaces {
 __device__ __forceinline__ TokenPlaces places_of(const DeltaRuleProblem& p, const Sequence& s,
                                                  int64_t t, int64_t head, int64_t qk_head) {
   const auto row = [&](const TokenTensor& x) { return x.given() ? x.at(s, t, head) : nullptr; };
-  return {p.k.at(s, t, qk_head),
-          p.q.at(s, t, qk_head),
-          p.v.at(s, t, head),
-          row(decay_input(p.gates)),
-          row(strength_input(p.gates)),
-          p.out.at(s, t, head)};
+  return {p.k.at(s, t, qk_head),     p.q.at(s, t, qk_head),        p.v.at(s, t, head),
+          row(decay_input(p.gates)), row(strength_input(p.gates)), p.out.at(s, t, head)};
 }
 
 // The same with strides in bytes that fit into 32 bits: a third of the instructions.
@@ -36,7 +32,9 @@ struct NarrowRows {
 
   NarrowRows() = default;
   explicit NarrowRows(const TokenTensor& x)
-      : data(x.data), batch(bytes(x, x.batch_stride)), token(bytes(x, x.token_stride)),
+      : data(x.data),
+        batch(bytes(x, x.batch_stride)),
+        token(bytes(x, x.token_stride)),
         head(bytes(x, x.head_stride)) {}
   static bool fits(const TokenTensor& x) {
     const auto narrow = [&](int64_t stride) {
@@ -59,7 +57,11 @@ struct NarrowTokens {
 
   NarrowTokens() = default;
   explicit NarrowTokens(const DeltaRuleProblem& p)
-      : k(p.k), q(p.q), v(p.v), decay(decay_input(p.gates)), strength(strength_input(p.gates)),
+      : k(p.k),
+        q(p.q),
+        v(p.v),
+        decay(decay_input(p.gates)),
+        strength(strength_input(p.gates)),
         out(p.out) {}
   static bool fit(const DeltaRuleProblem& p) {
     return NarrowRows::fits(p.k) && NarrowRows::fits(p.q) && NarrowRows::fits(p.v) &&
@@ -140,6 +142,21 @@ struct TokenRows {
     begin_row(tile, places.q, p.q.dtype, q_bits);
     begin_values(tile, places.v, p.v.dtype);
     gate_bits = load_gate_bits(p.gates, places.decay, places.strength, head);
+  }
+
+  // To the first-level cache.
+  static __device__ __forceinline__ void prefetch_row(const std::byte* row, DType dtype,
+                                                      int elements) {
+    const int at = static_cast<int>(threadIdx.x) % kWarp * 32;
+    if (at < elements * static_cast<int>(size_of(dtype))) {
+      asm volatile("prefetch.global.L1 [%0];" ::"l"(row + at));
+    }
+  }
+  __device__ __forceinline__ void prefetch(const Tile& tile, const DeltaRuleProblem& p,
+                                           const TokenPlaces& places) const {
+    prefetch_row(places.k, p.k.dtype, tile.K);
+    prefetch_row(places.q, p.q.dtype, tile.K);
+    prefetch_row(places.v, p.v.dtype, tile.V);
   }
 
   static __device__ __forceinline__ void finish_row(const FourElements (&bits)[kFours], DType dtype,

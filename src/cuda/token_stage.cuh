@@ -116,8 +116,8 @@ struct TokenStage {
   // Begins the loads of an item of tokens t0 ... Problem is DeltaRuleProblem or ReplayProblem.
   template <class Problem>
   static __device__ __forceinline__ void begin(const Problem& p, const Sequence& s, int64_t t0,
-                                               int item, int64_t head, int64_t qk_head, const Columns& columns,
-                                               Raw& raw) {
+                                               int item, int64_t head, int64_t qk_head,
+                                               const Columns& columns, Raw& raw) {
     const int64_t t = t0 + item / kItems;
     const int part = item % kItems;
     if (part < 2) {
@@ -154,17 +154,18 @@ struct TokenStage {
   static __device__ __forceinline__ int item_of(int j) { return own() + j * warps(); }
   template <class Problem>
   static __device__ __forceinline__ void begin_first(const Problem& p, const Sequence& s, int count,
-                                                     int64_t head, int64_t qk_head, const Columns& columns,
-                                                     RawItems& items) {
+                                                     int64_t head, int64_t qk_head,
+                                                     const Columns& columns, RawItems& items) {
 #pragma unroll
     for (int j = 0; j < kItems; ++j) {
-      if (item_of(j) < count * kItems) begin(p, s, 0, item_of(j), head, qk_head, columns, items.raw[j]);
+      if (item_of(j) < count * kItems)
+        begin(p, s, 0, item_of(j), head, qk_head, columns, items.raw[j]);
     }
   }
   template <class Problem>
   __device__ __forceinline__ void finish_first(const Problem& p, const Sequence& s, int count,
-                                               int64_t head, int64_t qk_head, const Columns& columns,
-                                               const RawItems& items) {
+                                               int64_t head, int64_t qk_head,
+                                               const Columns& columns, const RawItems& items) {
 #pragma unroll
     for (int j = 0; j < kItems; ++j) {
       if (item_of(j) < count * kItems) finish(p, items.raw[j], item_of(j), columns);
