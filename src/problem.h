@@ -79,8 +79,11 @@ struct IndexTensor {
   int64_t columns = 0;  // M; 0 for [N]
 
   GDN_HOST_DEVICE bool given() const { return data != nullptr; }
+  GDN_HOST_DEVICE const std::byte* place(int64_t row, int64_t column = 0) const {
+    return data + (row * row_stride + column * column_stride) * size_of(dtype);
+  }
   GDN_HOST_DEVICE int64_t at(int64_t row, int64_t column = 0) const {
-    const std::byte* p = data + (row * row_stride + column * column_stride) * size_of(dtype);
+    const std::byte* p = place(row, column);
     return dtype == DType::kI64 ? *reinterpret_cast<const int64_t*>(p)
                                 : *reinterpret_cast<const int32_t*>(p);
   }
@@ -207,11 +210,11 @@ struct StateSlots {
   };
   GDN_HOST_DEVICE Read read(int64_t n) const { return read(n, initial_column(n)); }
   GDN_HOST_DEVICE Read read(int64_t n, int64_t column) const {
-    int64_t slot = n;
-    if (initial_state_indices.given()) {
-      slot = initial_state_indices.at(n, column);
-      if (is_padding(slot)) return {true, -1};
-    }
+    return read_at(n, initial_state_indices.given() ? initial_state_indices.at(n, column) : n);
+  }
+  // The same where the index, which is n without indices, has been read.
+  GDN_HOST_DEVICE Read read_at(int64_t n, int64_t slot) const {
+    if (initial_state_indices.given() && is_padding(slot)) return {true, -1};
     if (has_initial_state && !has_initial_state[n * has_initial_state_stride]) return {false, -1};
     return {false, slot};
   }

@@ -51,26 +51,39 @@ struct Gate {
   float g, beta;
 };
 
+// The tensors that every call of a token's gates reads an element of, where they are given.
+__host__ __device__ inline const TokenTensor& decay_input(const GateInputs& gates) {
+  return gates.g.given() ? gates.g : gates.a;
+}
+__host__ __device__ inline const TokenTensor& strength_input(const GateInputs& gates) {
+  return gates.beta.given() ? gates.beta : gates.b;
+}
+
 // What the gates of a token and value head are computed from, as bits.
 struct GateBits {
   uint32_t decay, A_log, dt_bias;  // g, or a with the other two
   uint32_t strength;               // beta or b
 };
-__device__ inline GateBits load_gate_bits(const GateInputs& gates, const Sequence& s, int64_t t,
-                                          int64_t head) {
+// `decay` and `strength`: the elements of the inputs above.
+__device__ __forceinline__ GateBits load_gate_bits(const GateInputs& gates, const std::byte* decay,
+                                                   const std::byte* strength, int64_t head) {
   GateBits bits{};
-  if (gates.g.given()) {
-    bits.decay = load_bits(gates.g.at(s, t, head), gates.g.dtype);
-  } else {
-    bits.decay = load_bits(gates.a.at(s, t, head), gates.a.dtype);
+  bits.decay = load_bits(decay, decay_input(gates).dtype);
+  if (!gates.g.given()) {
     bits.A_log = load_bits(gates.A_log.at(head), gates.A_log.dtype);
     if (gates.dt_bias.given()) {
       bits.dt_bias = load_bits(gates.dt_bias.at(head), gates.dt_bias.dtype);
     }
   }
-  const TokenTensor& strength = gates.beta.given() ? gates.beta : gates.b;
-  if (strength.given()) bits.strength = load_bits(strength.at(s, t, head), strength.dtype);
+  const TokenTensor& input = strength_input(gates);
+  if (input.given()) bits.strength = load_bits(strength, input.dtype);
   return bits;
+}
+__device__ inline GateBits load_gate_bits(const GateInputs& gates, const Sequence& s, int64_t t,
+                                          int64_t head) {
+  const TokenTensor& strength = strength_input(gates);
+  return load_gate_bits(gates, decay_input(gates).at(s, t, head),
+                        strength.given() ? strength.at(s, t, head) : nullptr, head);
 }
 // Given or computed; g as it is, however low.
 __device__ inline Gate gate_of(const GateInputs& gates, const GateBits& bits) {

@@ -23,6 +23,7 @@ struct Launch {
   int threads = 128;
   size_t shared_bytes = 0;
   cudaStream_t stream = nullptr;
+  bool early = false;  // before the kernel before it has ended (dependent.cuh)
 };
 
 // A grid of one axis, which has room for 2^31 - 1 blocks; of none nothing is launched.
@@ -41,9 +42,18 @@ Status launch(void (*kernel)(Parameters...), const Launch& how, const Parameters
     if (error != cudaSuccess) return status_of(error);
   }
   void* arguments[] = {const_cast<void*>(static_cast<const void*>(&parameters))...};
-  const cudaError_t error = cudaLaunchKernel(
-      reinterpret_cast<const void*>(kernel), dim3(static_cast<unsigned>(how.blocks)),
-      dim3(static_cast<unsigned>(how.threads)), arguments, how.shared_bytes, how.stream);
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(how.blocks));
+  config.blockDim = dim3(static_cast<unsigned>(how.threads));
+  config.dynamicSmemBytes = how.shared_bytes;
+  config.stream = how.stream;
+  cudaLaunchAttribute early;
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &early;
+  config.numAttrs = how.early ? 1 : 0;
+  const cudaError_t error =
+      cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), arguments);
   if (error != cudaSuccess) cudaGetLastError();  // reported here, and not again by the next call
   return status_of(error);
 }

@@ -1,77 +1,87 @@
-// Decode: one launch, a warp for some V columns of a (sequence, value head). The loads of the
-// first tokens and of the state begin before anything waits for one; the block stages the tokens in
-// shared memory; then the state goes through them in registers, and to its slot.
+// Decode: one launch, a warp for some V columns of a (sequence, value head). The loads of the first
+// token and of the state begin before anything waits for one; then the state goes through the
+// tokens in registers, and to its slot. No warp waits for another.
+#include "cuda/dependent.cuh"
 #include "cuda/kernels.h"
 #include "cuda/launch.h"
 #include "cuda/resolve.cuh"
 #include "cuda/state_tile.cuh"
-#include "cuda/token_stage.cuh"
+#include "cuda/token_rows.cuh"
 
 namespace gdn::cuda {
 namespace {
 
-template <class T, bool kVK, int kPerLane>
-__global__ void __launch_bounds__(128, resident_blocks(kPerLane))
-    recurrent_kernel(const __grid_constant__ DeltaRuleProblem p, const Flag flag,
-                     int blocks_per_head) {
-  using Tile = StateTile<T, kVK, kPerLane>;
-  using Stage = TokenStage<kPerLane * kLanesPerColumn>;
-  __shared__ Stage stage;
-  const Shape& shape = p.shape;
-  const BlockPlace place(static_cast<uint32_t>(shape.value_heads),
-                         static_cast<uint32_t>(blocks_per_head));
-  const int K = static_cast<int>(shape.K), V = static_cast<int>(shape.V);
+// kPlain: is_plain() holds, and `narrow` is set.
+template <class T, bool kVK, int kPerLane, bool kPlain>
+__global__ void __launch_bounds__(128, kPerLane == 32 ? 2 : 3)
+    recurrent_kernel(const __grid_constant__ DeltaRuleProblem p,
+                     const __grid_constant__ NarrowTokens narrow, const Flag flag,
+                     const BlockGrid grid) {
+  using Tile = StateTile<T, kVK, kPerLane, kPlain>;
+  const BlockPlace place(grid);
+  const int K = static_cast<int>(p.shape.K), V = static_cast<int>(p.shape.V);
   const int64_t n = place.n, head = place.head;
-  Tile tile(K, V, static_cast<int>(place.part) * columns_per_warp(kPerLane));
-  const Columns columns =
-      BlockPlace::columns(static_cast<uint32_t>(blocks_per_head), columns_per_warp(kPerLane), V);
+  Tile tile(K, V, static_cast<int>(place.part) * Tile::kWarpColumns);
+  const int64_t head_elements = head * V * K;
+  wait_for_kernel_before();
   if (n >= p.sequences.count) {
     tile.zero_columns(p.out, tail_of(p.sequences), head);
     return;
   }
   const Sequence s = sequence_of(p.sequences, n, flag);
-  const auto staged = [&](int64_t t0) {
-    const int64_t left = s.length - t0;
-    return static_cast<int>(left < kStagedTokens ? left : kStagedTokens);
+  const auto places = [&](int64_t t) {
+    if constexpr (kPlain) return narrow.at(s, t, place.head, place.qk_head);
+    return places_of(p, s, t, head, place.qk_head);
   };
-  // The warp's first items of the tokens, then the state, whose place has to be read first.
-  typename Stage::RawItems items;
-  Stage::begin_first(p, s, staged(0), head, columns, items);
-  const InitialState initial = initial_of(p, n, flag);
+  // The index of the state, for which its loads wait, then the first token, then the state.
+  const IndexBits index = read_index_of(p, n, flag);
+  TokenRows<Tile, kPerLane, kPlain> token;
+  if (s.length > 0) token.begin(tile, p, places(0), head);
+  const InitialState initial = initial_of(p, n, index, flag);
   if (initial.skip) return tile.zero_columns(p.out, s, head);
-  const int64_t head_elements = head * V * K;
   typename Tile::Loaded loaded;
   tile.begin_load(initial.data == nullptr
                       ? nullptr
                       : initial.data + head_elements * static_cast<int64_t>(sizeof(T)),
                   loaded);
-  const bool every = p.stores_every_state();
+  const bool every = !kPlain && p.stores_every_state();
   std::byte* last = every ? nullptr : final_slot_of(p, n, 0, flag);
-  stage.finish_first(p, s, staged(0), head, columns, items);
   const auto store = [&](std::byte* to) {
     if (to == nullptr) return;
     tile.store(to + head_elements * size_of(p.final_state.dtype), p.final_state.dtype);
   };
-  __syncthreads();
+  if (s.length > 0) token.finish(p);
   tile.unpack(loaded);
-  for (int64_t t0 = 0; t0 < s.length; t0 += kStagedTokens) {
-    const int count = staged(t0);
-    if (t0 > 0) {
-      __syncthreads();  // all warps are done with the tokens before
-      stage.fill(p, s, t0, Stage::own(), count, head, columns);
-      __syncthreads();
+  for (int64_t t = 0; t < s.length; ++t) {
+    if (t > 0) {
+      token.begin(tile, p, places(t), head);
+      token.finish(p);
     }
-    for (int i = 0; i < count; ++i) {
-      float k[kPerLane], q[kPerLane], v[Tile::kColumns], v_new[Tile::kColumns], out[Tile::kColumns];
-      tile.load_row(stage.k[i], k);
-      tile.load_row(stage.q[i], q);
-      tile.load_columns(stage.v[i], v);
-      tile.step(k, q, stage.decay[i], stage.beta[i], p.scale, v, v_new, out);
-      tile.store_columns(p.out.at(s, t0 + i, head), p.out.dtype, out);
-      if (every) store(final_slot_of(p, n, t0 + i, flag));
-    }
+    // On its way to the cache: in registers it would cost a block a multiprocessor.
+    if (t + 1 < s.length) token.prefetch(tile, p, places(t + 1));
+    float v_new[Tile::kColumns], out[Tile::kColumns];
+    tile.step(token.k, token.q, token.decay, token.beta, p.scale, token.v, v_new, out);
+    tile.store_columns(places(t).out, p.out.dtype, out);
+    if (every) store(final_slot_of(p, n, t, flag));
   }
   store(last);
+}
+
+// Whether all tiles are whole and all vectors aligned, the states are of one dtype, only the last
+// one is stored, and no stride is large: the usual decode, for which there is a kernel without
+// anything else in it. The choice changes no bit.
+bool is_plain(const DeltaRuleProblem& p, int whole_k, int warp_columns) {
+  const auto rows = [](const TokenTensor& x) {
+    return is_aligned(x.data, 4 * size_of(x.dtype)) && x.batch_stride % 4 == 0 &&
+           x.token_stride % 4 == 0 && x.head_stride % 4 == 0;
+  };
+  const auto slots = [](const SlotTensor& x) {
+    return x.given() && is_aligned(x.data, 16) && x.slot_stride * size_of(x.dtype) % 16 == 0;
+  };
+  return p.shape.K == whole_k && p.shape.V % warp_columns == 0 && rows(p.q) && rows(p.k) &&
+         rows(p.v) && slots(p.initial_state) && slots(p.final_state) &&
+         p.initial_state.dtype == p.final_state.dtype && !p.stores_every_state() &&
+         NarrowTokens::fit(p);
 }
 
 }  // namespace
@@ -80,17 +90,23 @@ Status recurrent(const DeltaRuleProblem& problem, const Device& device, const St
   const Shape& shape = problem.shape;
   const DType state =
       problem.initial_state.given() ? problem.initial_state.dtype : shape.state_dtype;
+  // One sequence more for the rows past the last one.
+  const int64_t sequences = shape.sequences + (problem.sequences.cu_seqlens.given() ? 1 : 0);
   return with_tile(state, shape.layout, shape.K, [&](auto element, auto vk, auto per_lane) {
-    constexpr int kColumns = columns_per_warp(per_lane);
-    // One sequence more for the rows past the last one.
-    const int64_t sequences = shape.sequences + (problem.sequences.cu_seqlens.given() ? 1 : 0);
-    const int64_t heads = sequences * shape.value_heads;
-    const BlockGrid grid =
-        BlockGrid::of(heads, (shape.V + kColumns - 1) / kColumns, device.multiprocessors);
-    return launch(
-        &recurrent_kernel<decltype(element), decltype(vk)::value, decltype(per_lane)::value>,
-        {heads * grid.blocks_per_head, grid.warps * kWarp, 0, stream.stream}, problem,
-        Flag{stream.out_of_range}, grid.blocks_per_head);
+    constexpr int kWarpColumns = columns_per_warp(per_lane);
+    const BlockGrid grid = BlockGrid::of(shape, sequences, kWarpColumns, device.multiprocessors);
+    const auto run = [&](auto plain) {
+      constexpr bool kPlain = decltype(plain)::value;
+      return launch(&recurrent_kernel<decltype(element), decltype(vk)::value,
+                                      decltype(per_lane)::value, kPlain>,
+                    {grid.blocks, grid.warps * kWarp, 0, stream.stream, starts_early(device)},
+                    problem, kPlain ? NarrowTokens(problem) : NarrowTokens(),
+                    Flag{stream.out_of_range}, grid);
+    };
+    if constexpr (per_lane <= 16) {
+      if (is_plain(problem, per_lane * kLanesPerColumn, kWarpColumns)) return run(std::true_type());
+    }
+    return run(std::false_type());
   });
 }
 

@@ -2,6 +2,7 @@
 // the tokens on what it still has in its registers. All value heads and columns of a q/k head read
 // the records' keys and decays, so that these are replaced by a second, small kernel after it;
 // v_new belongs to the lanes of a column alone.
+#include "cuda/dependent.cuh"
 #include "cuda/kernels.h"
 #include "cuda/launch.h"
 #include "cuda/resolve.cuh"
@@ -38,9 +39,8 @@ __device__ Work work_of(const ReplayProblem& p, int64_t n, const Flag& flag) {
 // Record t of a slot, staged as a token is.
 template <class Stage>
 __device__ __forceinline__ void begin_record(const ReplayProblem& p, int64_t slot, int64_t t,
-                                             int64_t head, const Columns& columns,
+                                             int64_t head, int64_t qk_head, const Columns& columns,
                                              typename Stage::Raw& raw) {
-  const int64_t qk_head = head / (p.shape.value_heads / p.shape.heads);
   Stage::begin_row(record_k(p, slot, t, qk_head), p.record_k.dtype, static_cast<int>(p.shape.K),
                    raw.row);
   Stage::begin_values(record_v(p, slot, t, head), p.record_v.dtype, columns, raw.v);
@@ -61,29 +61,96 @@ __device__ __forceinline__ void finish_record(Stage& stage, const ReplayProblem&
 template <class Stage>
 __device__ __forceinline__ void fill_records(Stage& stage, const ReplayProblem& p, int64_t slot,
                                              int64_t t0, int first, int count, int64_t head,
-                                             const Columns& columns) {
+                                             int64_t qk_head, const Columns& columns) {
   for (int i = first; i < count; i += Stage::warps()) {
     typename Stage::Raw raw;
-    begin_record<Stage>(p, slot, t0 + i, head, columns, raw);
+    begin_record<Stage>(p, slot, t0 + i, head, qk_head, columns, raw);
     finish_record(stage, p, raw, i, columns);
   }
 }
 
+// What the verification of staged tokens takes of pairs of them: (q_i . k_j) for j <= i in
+// [i][j], (k_j . k_i) for i < j likewise, times the decays after the earlier one up to the later.
+using Pairs = float[kStagedTokens][kStagedTokens];
+
+template <class Stage>
+__device__ __forceinline__ void put_pairs(const Stage& tokens, int count, Pairs& pairs) {
+  for (int pair = Stage::own(); pair < kStagedTokens * kStagedTokens; pair += Stage::warps()) {
+    const int i = pair / kStagedTokens, j = pair % kStagedTokens;
+    const int earlier = i < j ? i : j, later = i < j ? j : i;
+    if (later >= count) continue;
+    float x = Stage::dot_rows(i < j ? tokens.k[j] : tokens.q[i], tokens.k[earlier]);
+    for (int t = earlier + 1; t <= later; ++t) x = __fmul_rn(x, tokens.decay[t]);
+    if (threadIdx.x % kWarp == 0) pairs[i][j] = x;
+  }
+}
+
+// The staged tokens t0 .. from the state before them, which stays as it is. With D_i the product of
+// the decays up to token i, and P the pairs,
+//   v_new_i = beta_i (v_i - D_i S k_i - sum over j < i of P_ji v_new_j)
+//   out_i   = scale (D_i S q_i + sum over j <= i of P_ij v_new_j),
+// half the work of a state that goes through the tokens. With `goes_on` the state does, at the end.
+template <class Tile, class Stage>
+__device__ __forceinline__ void verify(Tile& tile, const Stage& tokens, const Pairs& pairs,
+                                       const ReplayProblem& p, const Work& work, int64_t t0,
+                                       int count, bool goes_on, int64_t head) {
+  constexpr int kPerLane = Tile::kElements;
+  const int column = tile.v0 + tile.own_column();
+  const bool exists = column < tile.V;
+  float v_new[kStagedTokens] = {}, all = 1;
+#pragma unroll
+  for (int i = 0; i < kStagedTokens; ++i) {
+    if (i >= count) continue;
+    float k[kPerLane], q[kPerLane], with_k, with_q;
+    tile.load_row(tokens.k[i], k);
+    tile.load_row(tokens.q[i], q);
+    tile.products(k, q, &with_k, &with_q);
+    all = __fmul_rn(all, tokens.decay[i]);
+    float rest = __fmaf_rn(-all, with_k, exists ? tokens.v[i][column] : 0.0f);
+    float out = __fmul_rn(all, with_q);
+#pragma unroll
+    for (int j = 0; j < i; ++j) {
+      rest = __fmaf_rn(-pairs[j][i], v_new[j], rest);
+      out = __fmaf_rn(pairs[i][j], v_new[j], out);
+    }
+    v_new[i] = __fmul_rn(tokens.beta[i], rest);
+    out = __fmul_rn(p.scale, __fmaf_rn(pairs[i][i], v_new[i], out));
+    if (!exists) continue;
+    if (tile.stores_first()) {
+      store_element(p.out.at(work.s, t0 + i, head), p.out.dtype, out, column);
+    } else if (tile.stores_second()) {
+      store_element(record_v(p, work.slot.slot, t0 + i, head), p.record_v.dtype, v_new[i], column);
+    }
+  }
+  if (!goes_on) return;
+  tile.scale(all);
+  float after = 1;
+#pragma unroll
+  for (int i = kStagedTokens - 1; i >= 0; --i) {
+    if (i >= count) continue;
+    float k[kPerLane], columns[Tile::kColumns];
+    tile.load_row(tokens.k[i], k);
+    tile.spread(__fmul_rn(after, v_new[i]), columns);
+    tile.add(columns, k);
+    after = __fmul_rn(after, tokens.decay[i]);
+  }
+}
+
 template <class T, bool kVK, int kPerLane>
-__global__ void __launch_bounds__(128, resident_blocks(kPerLane))
-    replay_kernel(const __grid_constant__ ReplayProblem p, const Flag flag, int blocks_per_head) {
+__global__ void __launch_bounds__(128, kPerLane == 32 ? 2 : 4)
+    replay_kernel(const __grid_constant__ ReplayProblem p, const Flag flag, const BlockGrid grid) {
   using Tile = StateTile<T, kVK, kPerLane>;
   // The records and the tokens are staged in turn, so that each needs one wait alone.
   using Stage = TokenStage<kPerLane * kLanesPerColumn>;
   __shared__ Stage records, tokens;
+  __shared__ Pairs pairs;
   const Shape& shape = p.shape;
-  const BlockPlace place(static_cast<uint32_t>(shape.value_heads),
-                         static_cast<uint32_t>(blocks_per_head));
+  const BlockPlace place(grid);
   const int K = static_cast<int>(shape.K), V = static_cast<int>(shape.V);
-  const int64_t n = place.n, head = place.head;
+  const int64_t n = place.n, head = place.head, qk_head = place.qk_head;
   Tile tile(K, V, static_cast<int>(place.part) * columns_per_warp(kPerLane));
-  const Columns columns =
-      BlockPlace::columns(static_cast<uint32_t>(blocks_per_head), columns_per_warp(kPerLane), V);
+  const Columns columns = place.columns(columns_per_warp(kPerLane), V);
+  wait_for_kernel_before();
   if (n >= p.sequences.count) {
     if (p.verifies()) tile.zero_columns(p.out, tail_of(p.sequences), head);
     return;
@@ -99,23 +166,24 @@ __global__ void __launch_bounds__(128, resident_blocks(kPerLane))
   };
   const int own = Stage::own();
   const int first_records = staged(accepted), first_tokens = staged(work.s.length);
-  typename Stage::Raw record;
-  typename Stage::RawItems items;
-  if (own < first_records) begin_record<Stage>(p, slot, own, head, columns, record);
-  if (p.verifies()) Stage::begin_first(p, work.s, first_tokens, head, columns, items);
   std::byte* state = p.state.at(slot, head * V * K);
   typename Tile::Loaded loaded;
   tile.begin_load(state, loaded);
+  typename Stage::Raw record;
+  typename Stage::RawItems items;
+  if (own < first_records) begin_record<Stage>(p, slot, own, head, qk_head, columns, record);
+  if (p.verifies()) Stage::begin_first(p, work.s, first_tokens, head, qk_head, columns, items);
   if (own < first_records) finish_record(records, p, record, own, columns);
-  fill_records(records, p, slot, 0, own + Stage::warps(), first_records, head, columns);
-  if (p.verifies()) tokens.finish_first(p, work.s, first_tokens, head, columns, items);
+  fill_records(records, p, slot, 0, own + Stage::warps(), first_records, head, qk_head, columns);
+  if (p.verifies()) tokens.finish_first(p, work.s, first_tokens, head, qk_head, columns, items);
   __syncthreads();
+  if (p.verifies()) put_pairs(tokens, first_tokens, pairs);
   tile.unpack(loaded);
   for (int64_t t0 = 0; t0 < accepted; t0 += kStagedTokens) {
     const int count = staged(accepted - t0);
     if (t0 > 0) {
       __syncthreads();
-      fill_records(records, p, slot, t0, own, count, head, columns);
+      fill_records(records, p, slot, t0, own, count, head, qk_head, columns);
       __syncthreads();
     }
     // The decays of all of them on the state, of those after it on a record: one product fewer an
@@ -136,23 +204,17 @@ __global__ void __launch_bounds__(128, resident_blocks(kPerLane))
   }
   if (accepted > 0) tile.store(state, p.state.dtype);
   if (!p.verifies()) return;
-  __syncthreads();  // all warps have staged the old v_new
+  __syncthreads();  // all warps have staged the old v_new, and the pairs
   for (int64_t t0 = 0; t0 < work.s.length; t0 += kStagedTokens) {
     const int count = staged(work.s.length - t0);
     if (t0 > 0) {
       __syncthreads();
-      tokens.fill(p, work.s, t0, own, count, head, columns);
+      tokens.fill(p, work.s, t0, own, count, head, qk_head, columns);
+      __syncthreads();
+      put_pairs(tokens, count, pairs);
       __syncthreads();
     }
-    for (int i = 0; i < count; ++i) {
-      float k[kPerLane], q[kPerLane], v[Tile::kColumns], v_new[Tile::kColumns], out[Tile::kColumns];
-      tile.load_row(tokens.k[i], k);
-      tile.load_row(tokens.q[i], q);
-      tile.load_columns(tokens.v[i], v);
-      tile.step(k, q, tokens.decay[i], tokens.beta[i], p.scale, v, v_new, out);
-      tile.store_columns(p.out.at(work.s, t0 + i, head), p.out.dtype, out);
-      tile.store_columns(record_v(p, slot, t0 + i, head), p.record_v.dtype, v_new);
-    }
+    verify(tile, tokens, pairs, p, work, t0, count, t0 + count < work.s.length, head);
   }
 }
 
@@ -168,6 +230,7 @@ __global__ void __launch_bounds__(128)
   const uint32_t warp = blockIdx.x * (blockDim.x / kWarp) + threadIdx.x / kWarp;
   const int64_t qk_head = warp % static_cast<uint32_t>(shape.heads);
   const int64_t n = warp / static_cast<uint32_t>(shape.heads);
+  wait_for_kernel_before();
   if (n >= p.sequences.count) return;
   const Work work = work_of(p, n, flag);
   if (work.slot.slot < 0) return;
@@ -191,9 +254,9 @@ __global__ void __launch_bounds__(128)
   }
 }
 
-Status replace_records(const ReplayProblem& problem, const Stream& stream) {
+Status replace_records(const ReplayProblem& problem, const Device& device, const Stream& stream) {
   const int64_t warps = problem.shape.sequences * problem.shape.heads;
-  const Launch how{(warps + 3) / 4, 4 * kWarp, 0, stream.stream};
+  const Launch how{(warps + 3) / 4, 4 * kWarp, 0, stream.stream, starts_early(device)};
   const Flag flag{stream.out_of_range};
   switch (elements_per_lane(problem.shape.K)) {
     case 8:
@@ -213,15 +276,13 @@ Status replay(const ReplayProblem& problem, const Device& device, const Stream& 
       with_tile(problem.state.dtype, shape.layout, shape.K, [&](auto element, auto vk, auto size) {
         constexpr int kColumns = columns_per_warp(size);
         const int64_t sequences = shape.sequences + (problem.sequences.cu_seqlens.given() ? 1 : 0);
-        const int64_t heads = sequences * shape.value_heads;
-        const BlockGrid grid =
-            BlockGrid::of(heads, (shape.V + kColumns - 1) / kColumns, device.multiprocessors);
+        const BlockGrid grid = BlockGrid::of(shape, sequences, kColumns, device.multiprocessors);
         return launch(&replay_kernel<decltype(element), decltype(vk)::value, decltype(size)::value>,
-                      {heads * grid.blocks_per_head, grid.warps * kWarp, 0, stream.stream}, problem,
-                      Flag{stream.out_of_range}, grid.blocks_per_head);
+                      {grid.blocks, grid.warps * kWarp, 0, stream.stream, starts_early(device)},
+                      problem, Flag{stream.out_of_range}, grid);
       });
   if (!status.ok() || !problem.verifies()) return status;
-  return replace_records(problem, stream);
+  return replace_records(problem, device, stream);
 }
 
 }  // namespace gdn::cuda

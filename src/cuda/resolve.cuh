@@ -36,17 +36,38 @@ __device__ inline Sequence tail_of(const SequenceTable& table) {
   return tail;
 }
 
-// What sequence n starts from: a slot of a pool of `slots`.
-__device__ inline StateSlots::Read read_of(const StateSlots& p, int64_t n, int64_t slots,
-                                           const Flag& flag) {
+// The index that sequence n reads its state by, as bits: nothing waits for them before value().
+struct IndexBits {
+  uint32_t low = 0, high = 0;
+  bool wide = false;
+  __device__ __forceinline__ int64_t value() const {
+    return wide ? static_cast<int64_t>(uint64_t{high} << 32 | low) : static_cast<int32_t>(low);
+  }
+};
+__device__ __forceinline__ IndexBits read_index_of(const StateSlots& p, int64_t n,
+                                                   const Flag& flag) {
+  if (!p.initial_state_indices.given()) return {static_cast<uint32_t>(n), 0, false};
   const int64_t column = p.initial_column(n);
   const bool columns = p.initial_state_indices.columns > 0;
   if (flag.raise_if(columns && (column < 0 || column >= p.initial_state_indices.columns))) {
-    return {true, -1};
+    return {~0u, 0, false};  // -1, which is padding
   }
-  const StateSlots::Read read = p.read(n, column);
+  const auto* words = reinterpret_cast<const uint32_t*>(p.initial_state_indices.place(n, column));
+  IndexBits bits{words[0], 0, p.initial_state_indices.dtype == DType::kI64};
+  if (bits.wide) bits.high = words[1];
+  return bits;
+}
+
+// What sequence n starts from: a slot of a pool of `slots`.
+__device__ inline StateSlots::Read read_of(const StateSlots& p, int64_t n, const IndexBits& index,
+                                           int64_t slots, const Flag& flag) {
+  const StateSlots::Read read = p.read_at(n, index.value());
   if (flag.raise_if(read.slot >= slots)) return {true, -1};
   return read;
+}
+__device__ inline StateSlots::Read read_of(const StateSlots& p, int64_t n, int64_t slots,
+                                           const Flag& flag) {
+  return read_of(p, n, read_index_of(p, n, flag), slots, flag);
 }
 
 // Where the state after token t, or the last one, goes; negative: nowhere.
@@ -58,11 +79,15 @@ __device__ inline int64_t written_slot_of(const StateSlots& p, int64_t n, int64_
 }
 
 // The element where the initial state of sequence n begins in its slot, and whether it is skipped.
-__device__ inline InitialState initial_of(const DeltaRuleProblem& p, int64_t n, const Flag& flag) {
-  const StateSlots::Read from =
-      read_of(p, n, p.initial_state.given() ? p.initial_state.slots : INT64_MAX, flag);
+__device__ inline InitialState initial_of(const DeltaRuleProblem& p, int64_t n,
+                                          const IndexBits& index, const Flag& flag) {
+  const int64_t slots = p.initial_state.given() ? p.initial_state.slots : INT64_MAX;
+  const StateSlots::Read from = read_of(p, n, index, slots, flag);
   if (from.skip || from.slot < 0 || !p.initial_state.given()) return {from.skip, nullptr};
   return {false, p.initial_state.at(from.slot)};
+}
+__device__ inline InitialState initial_of(const DeltaRuleProblem& p, int64_t n, const Flag& flag) {
+  return initial_of(p, n, read_index_of(p, n, flag), flag);
 }
 
 __device__ inline std::byte* final_slot_of(const DeltaRuleProblem& p, int64_t n, int64_t t,

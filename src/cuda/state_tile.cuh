@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "cuda/divisor.cuh"
 #include "cuda/element.cuh"
 #include "cuda/gates.cuh"
 #include "cuda/token_stage.cuh"
@@ -44,9 +45,12 @@ struct PieceOf<4> {
   using Type = uint32_t;
 };
 
-template <class T, bool kVK, int kPerLane>
+// kPlain: the caller has made sure that every tile is whole and every state of dtype T.
+template <class T, bool kVK, int kPerLane, bool kPlain = false>
 struct StateTile {
   static constexpr int kColumns = columns_per_lane(kPerLane);
+  static constexpr int kElements = kPerLane;  // of K, of the lane
+  static constexpr int kWarpColumns = columns_per_warp(kPerLane);
   // A piece is what one load brings: elements of K, or columns, that lie side by side.
   static constexpr int kPiece = kVK ? Vector16<T>::kCount : kColumns;
   static constexpr int kPieces = kColumns * kPerLane / kPiece;
@@ -102,7 +106,8 @@ struct StateTile {
   static constexpr int kWholeK = kPerLane * kLanesPerColumn;
   template <class E>
   __device__ __forceinline__ bool is_whole(const E* head) const {
-    const int columns_end = v0 - group * kColumns + columns_per_warp(kPerLane);
+    if constexpr (kPlain) return true;
+    const int columns_end = v0 - group * kColumns + kWarpColumns;
     return K == kWholeK && columns_end <= V && by_vectors(head);
   }
   template <class E>
@@ -127,7 +132,14 @@ struct StateTile {
     const T* head = reinterpret_cast<const T*>(from);
     const bool given = head != nullptr;
     const int row = kVK ? K : V;
-    if (given && is_whole(head)) {
+    if constexpr (kPlain) {
+      if (!given) {
+#pragma unroll
+        for (int i = 0; i < kPieces; ++i) loaded.pieces[i] = Piece{};
+        return;
+      }
+    }
+    if (kPlain || (given && is_whole(head))) {
       const T* base = whole_base(head);
 #pragma unroll
       for (int i = 0; i < kPieces; ++i) {
@@ -191,6 +203,19 @@ struct StateTile {
   __device__ __forceinline__ void store(std::byte* to, DType dtype) const {
     int row = kVK ? K : V;
     asm volatile("" : "+r"(row));
+    if constexpr (kPlain) {
+      T* base = whole_base(reinterpret_cast<T*>(to));
+#pragma unroll
+      for (int i = 0; i < kPieces; ++i) {
+        float part[kPiece];
+#pragma unroll
+        for (int e = 0; e < kPiece; ++e) {
+          part[e] = s[column_of(i) + (kVK ? 0 : e)][element_of(i) + (kVK ? e : 0)];
+        }
+        store_whole(base + whole_offset(i, row), part);
+      }
+      return;
+    }
     with_element(dtype, [&](auto element) {
       using E = decltype(element);
       E* head = reinterpret_cast<E*>(to);
@@ -236,10 +261,10 @@ struct StateTile {
   __device__ __forceinline__ void store_columns(std::byte* row, DType dtype,
                                                 const float (&x)[kColumns]) const {
     float mine = x[0];
-    if (member == 1) mine = x[1];
+    if constexpr (kColumns >= 2) mine = member == 1 ? x[1] : mine;
     if constexpr (kColumns == 4) {
-      if (member == 2) mine = x[2];
-      if (member == 3) mine = x[3];
+      mine = member == 2 ? x[2] : mine;
+      mine = member == 3 ? x[3] : mine;
     }
     const int v = v0 + member;
     if (member < kColumns && v < V) store_element(row, dtype, mine, v);
@@ -277,6 +302,61 @@ struct StateTile {
     }
   }
 
+  // What the lanes of a column are to know of it alone: of the lane's column own_column(), S k and
+  // S q. Eight sums over eight lanes need as many exchanges as one, when each halves what a lane
+  // still has to do.
+  static constexpr int kLanesOfOne = kLanesPerColumn / 2 / kColumns;  // that have the same column
+  __device__ __forceinline__ int own_column() const { return member % 4 / kLanesOfOne; }
+  // Of the lanes that have the same, the one to store the first or the second of two results.
+  __device__ __forceinline__ bool stores_first() const {
+    return member < 4 && member % kLanesOfOne == 0;
+  }
+  __device__ __forceinline__ bool stores_second() const {
+    return member >= 4 && member % kLanesOfOne == 0;
+  }
+  // The lane `bit` members away.
+  static __device__ __forceinline__ float exchange(float x, int bit) {
+    return __shfl_xor_sync(kAllLanes, x, kVK ? bit : bit * kColumnGroups);
+  }
+  // The sums of the lanes `bit` apart: of `low` in those without that bit, of `high` in the others.
+  __device__ __forceinline__ float halve(float low, float high, int bit) const {
+    const bool upper = (member & bit) != 0;
+    return __fadd_rn(upper ? high : low, exchange(upper ? low : high, bit));
+  }
+  __device__ __forceinline__ void products(const float (&k)[kPerLane], const float (&q)[kPerLane],
+                                           float* with_k, float* with_q) const {
+    float part[kColumns];
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+      float sk = 0, sq = 0;
+#pragma unroll
+      for (int i = 0; i < kPerLane; ++i) {
+        sk = __fmaf_rn(s[c][i], k[i], sk);
+        sq = __fmaf_rn(s[c][i], q[i], sq);
+      }
+      part[c] = halve(sk, sq, 4);
+    }
+    float mine;
+    if constexpr (kColumns == 4) {
+      mine = halve(halve(part[0], part[2], 2), halve(part[1], part[3], 2), 1);
+    } else {
+      mine = halve(part[0], part[1], 2);
+      mine = __fadd_rn(mine, exchange(mine, 1));
+    }
+    const float other = exchange(mine, 4);
+    *with_k = member < 4 ? mine : other;
+    *with_q = member < 4 ? other : mine;
+  }
+  // Of each of the lane's columns, what the lane that owns it has.
+  __device__ __forceinline__ void spread(float x, float (&columns)[kColumns]) const {
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+      const int owner = c * kLanesOfOne;
+      columns[c] = __shfl_sync(
+          kAllLanes, x, kVK ? group * kLanesPerColumn + owner : owner * kColumnGroups + group);
+    }
+  }
+
   // S <- factor S.
   __device__ __forceinline__ void scale(float factor) {
 #pragma unroll
@@ -295,34 +375,46 @@ struct StateTile {
   }
 };
 
-// Blocks of 128 threads that should fit on a multiprocessor: enough loads in flight.
-constexpr int resident_blocks(int per_lane) { return per_lane == 32 ? 2 : 3; }
-
 // The grid of a delta-rule kernel: blocks of some warps of one (sequence, value head), each warp
 // with columns of its own.
 struct BlockGrid {
-  int blocks_per_head;
-  int warps;
+  int64_t blocks = 0;
+  int warps = 1;
+  Divisor blocks_per_head, value_heads, group;  // group: value heads of a q/k head
 
   // One warp a block where there is little work, so that it spreads over the multiprocessors.
-  static BlockGrid of(int64_t heads, int64_t parts, int multiprocessors) {
+  static BlockGrid of(const Shape& shape, int64_t sequences, int warp_columns,
+                      int multiprocessors) {
     constexpr int kMostWarps = 4;
+    BlockGrid grid;
+    const int64_t heads = sequences * shape.value_heads;
+    const int64_t parts = (shape.V + warp_columns - 1) / warp_columns;
     const bool spread = heads * parts < int64_t{16} * multiprocessors;
-    const int warps = spread ? 1 : static_cast<int>(parts < kMostWarps ? parts : kMostWarps);
-    return {static_cast<int>((parts + warps - 1) / warps), warps};
+    grid.warps = spread ? 1 : static_cast<int>(parts < kMostWarps ? parts : kMostWarps);
+    const int64_t blocks_per_head = (parts + grid.warps - 1) / grid.warps;
+    grid.blocks = heads * blocks_per_head;
+    grid.blocks_per_head = Divisor(blocks_per_head);
+    grid.value_heads = Divisor(shape.value_heads);
+    grid.group = Divisor(shape.value_heads / shape.heads);
+    return grid;
   }
 };
 struct BlockPlace {
-  uint32_t n, head, part;  // part: of the warp
-  __device__ __forceinline__ BlockPlace(uint32_t heads, uint32_t blocks_per_head) {
-    part = blockIdx.x % blocks_per_head * (blockDim.x / kWarp) + threadIdx.x / kWarp;
-    head = blockIdx.x / blocks_per_head % heads;
-    n = blockIdx.x / blocks_per_head / heads;
+  uint32_t n, head, qk_head;
+  uint32_t block;  // of the head
+  uint32_t part;   // of the warp
+  __device__ __forceinline__ explicit BlockPlace(const BlockGrid& grid) {
+    const uint32_t all = grid.blocks_per_head.divide(blockIdx.x);
+    block = blockIdx.x - all * grid.blocks_per_head.value;
+    part = block * (blockDim.x / kWarp) + threadIdx.x / kWarp;
+    n = grid.value_heads.divide(all);
+    head = all - n * grid.value_heads.value;
+    qk_head = grid.group.divide(head);
   }
   // V columns of the block's warps, of `per_warp` each.
-  static __device__ __forceinline__ Columns columns(uint32_t blocks_per_head, int per_warp, int V) {
+  __device__ __forceinline__ Columns columns(int per_warp, int V) const {
     const int per_block = static_cast<int>(blockDim.x) / kWarp * per_warp;
-    const int begin = static_cast<int>(blockIdx.x % blocks_per_head) * per_block;
+    const int begin = static_cast<int>(block) * per_block;
     return {begin, begin + per_block < V ? begin + per_block : V};
   }
 };

@@ -61,8 +61,23 @@ struct TokenStage {
     for (int i = 0; i < kPerLane; ++i) total = __fmaf_rn(x[i], y[i], total);
     return sum_over_lanes<1, 16>(total);
   }
+  // Of two staged rows, over the lanes of a warp.
+  static __device__ __forceinline__ float dot_rows(const float* a, const float* b) {
+    const int at = static_cast<int>(threadIdx.x) % kWarp * kPerLane;
+    float x[kPerLane] = {}, y[kPerLane] = {};
+    if (at < kK) {
+#pragma unroll
+      for (int i = 0; i < kPerLane; i += 4) {
+        const float4 u = *reinterpret_cast<const float4*>(a + at + i);
+        const float4 w = *reinterpret_cast<const float4*>(b + at + i);
+        x[i] = u.x, x[i + 1] = u.y, x[i + 2] = u.z, x[i + 3] = u.w;
+        y[i] = w.x, y[i + 1] = w.y, y[i + 2] = w.z, y[i + 3] = w.w;
+      }
+    }
+    return dot(x, y);
+  }
   static __device__ __forceinline__ void l2norm(float (&x)[kPerLane], float eps) {
-    const float factor = 1.0f / sqrtf(__fadd_rn(dot(x, x), eps));
+    const float factor = norm_factor(dot(x, x), eps);
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) x[i] = __fmul_rn(x[i], factor);
   }
@@ -101,10 +116,9 @@ struct TokenStage {
   // Begins the loads of an item of tokens t0 ... Problem is DeltaRuleProblem or ReplayProblem.
   template <class Problem>
   static __device__ __forceinline__ void begin(const Problem& p, const Sequence& s, int64_t t0,
-                                               int item, int64_t head, const Columns& columns,
-                                               Raw& raw) {
+                                               int item, int64_t head, int64_t qk_head,
+                                               const Columns& columns, Raw& raw) {
     const int64_t t = t0 + item / kItems;
-    const int64_t qk_head = head / (p.shape.value_heads / p.shape.heads);
     const int part = item % kItems;
     if (part < 2) {
       const TokenTensor& x = part == 0 ? p.k : p.q;
@@ -140,30 +154,32 @@ struct TokenStage {
   static __device__ __forceinline__ int item_of(int j) { return own() + j * warps(); }
   template <class Problem>
   static __device__ __forceinline__ void begin_first(const Problem& p, const Sequence& s, int count,
-                                                     int64_t head, const Columns& columns,
-                                                     RawItems& items) {
+                                                     int64_t head, int64_t qk_head,
+                                                     const Columns& columns, RawItems& items) {
 #pragma unroll
     for (int j = 0; j < kItems; ++j) {
-      if (item_of(j) < count * kItems) begin(p, s, 0, item_of(j), head, columns, items.raw[j]);
+      if (item_of(j) < count * kItems)
+        begin(p, s, 0, item_of(j), head, qk_head, columns, items.raw[j]);
     }
   }
   template <class Problem>
   __device__ __forceinline__ void finish_first(const Problem& p, const Sequence& s, int count,
-                                               int64_t head, const Columns& columns,
-                                               const RawItems& items) {
+                                               int64_t head, int64_t qk_head,
+                                               const Columns& columns, const RawItems& items) {
 #pragma unroll
     for (int j = 0; j < kItems; ++j) {
       if (item_of(j) < count * kItems) finish(p, items.raw[j], item_of(j), columns);
     }
-    fill(p, s, 0, item_of(kItems), count, head, columns);
+    fill(p, s, 0, item_of(kItems), count, head, qk_head, columns);
   }
   // Items from `first` on of `count` tokens.
   template <class Problem>
   __device__ __forceinline__ void fill(const Problem& p, const Sequence& s, int64_t t0, int first,
-                                       int count, int64_t head, const Columns& columns) {
+                                       int count, int64_t head, int64_t qk_head,
+                                       const Columns& columns) {
     for (int item = first; item < count * kItems; item += warps()) {
       Raw raw;
-      begin(p, s, t0, item, head, columns, raw);
+      begin(p, s, t0, item, head, qk_head, columns, raw);
       finish(p, raw, item, columns);
     }
   }
