@@ -1,0 +1,14 @@
+// The kernels of the chunk operator on Hopper.
+#pragma once
+
+#include <cstddef>
+
+#include "cuda/kernels.h"
+
+namespace gdn::cuda::sm90 {
+
+// Fills the records (chunk_sm90_record.h) of all chunks: that of chunk `number` of ChunkTable and a
+// value head is record number * HV + value_head of the workspace. K of 64 or 128, 16-bit elements.
+Status prepare(const DeltaRuleProblem& problem, std::byte* workspace, const Stream& stream);
+
+}  // namespace gdn::cuda::sm90
