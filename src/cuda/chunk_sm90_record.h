@@ -2,8 +2,8 @@
 // chunk of 64 tokens and value head, in the caller's workspace, laid out as shared memory wants it,
 // so that one bulk copy brings it there.
 //
-// With kn_i = |k_i|^-1 and qn_i = |q_i|^-1 (1 without l2norm), G_i the sum of g up to token i of the
-// chunk, D_ij = exp(G_i - G_j) for i >= j, else 0, and scale the operator's:
+// With kn_i = |k_i|^-1 and qn_i = |q_i|^-1 (1 without l2norm), G_i the sum of g up to token i of
+// the chunk, D_ij = exp(G_i - G_j) for i >= j, else 0, and scale the operator's:
 //
 //   T = (I + strict_lower(diag(beta kn) (K K^T o D) diag(kn)))^-1 diag(beta)   = 2^t (high + low)
 //   P = scale diag(qn) (Q K^T o D) diag(kn)                                    = 2^p stored
