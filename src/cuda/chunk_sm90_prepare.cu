@@ -19,7 +19,6 @@ namespace gdn::cuda::sm90 {
 namespace {
 
 constexpr int kThreads = kTiles * kWarp;
-constexpr int kHeadsAtMost = kTiles;       // of a block: a warp has the gates of one
 constexpr int kPanelBytes = kChunk * 128;  // 64 columns of k or q, as wgmma wants them
 
 // Of a value head, from its gates alone. Exponents are those of 2. Between two blocks of 16 rows
@@ -427,9 +426,12 @@ __device__ __forceinline__ void for_each_decay(const HeadGates& h, const LanePla
                                                float exponent, const Body& body) {
   constexpr float kHighest = 127.99f;
   const float2 G0 = h.G[at.i0], G1 = h.G[at.i1];
+  // Not known to be those of the value head before, lest 32 addresses be kept.
+  int column = at.column;
+  asm volatile("" : "+r"(column));
 #pragma unroll
   for (int e = 0; e < 32; ++e) {
-    const int i = e % 4 < 2 ? at.i0 : at.i1, j = e / 4 * 8 + at.column + e % 2;
+    const int i = e % 4 < 2 ? at.i0 : at.i1, j = e / 4 * 8 + column + e % 2;
     const float2 Gj = h.G[j];
     const float d = decay_exponent(e % 4 < 2 ? G0 : G1, Gj.x, Gj.y);
     body(e, i, j, i >= j ? exp2_quick((d > kHighest ? kHighest : d) - exponent) : 0.0f);
