@@ -24,7 +24,7 @@ constexpr int kPanelBytes = kChunk * 128;  // 64 columns of k or q, as wgmma wan
 // Of a value head, from its gates alone. Exponents are those of 2. Between two blocks of 16 rows
 // D_ij is the product of two factors that meet at the first row of i's block: a factor a row and a
 // factor a column in place of an exponential an element.
-struct HeadGates {
+struct alignas(16) HeadGates {
   float2 G[kChunk];   // a sum of two floats, for differences of any two
   float row[kChunk];  // exp(G_i - G_first)
   float

@@ -11,4 +11,7 @@ namespace gdn::cuda::sm90 {
 // value head is record number * HV + value_head of the workspace. K of 64 or 128, 16-bit elements.
 Status prepare(const DeltaRuleProblem& problem, std::byte* workspace, const Stream& stream);
 
+// From the records to outputs and states.
+Status walk(const DeltaRuleProblem& problem, const std::byte* workspace, const Stream& stream);
+
 }  // namespace gdn::cuda::sm90

@@ -26,16 +26,28 @@ Shape prefill(DType dtype, int64_t N, int64_t T) {
 
 Plan plan_of(const Shape& shape, const cuda::Device& device) {
   Plan plan;
-  const Status status = cuda::plan_for(shape, device, &plan);
+  const Status status = cuda::plan_for(shape, device, "", &plan);
   EXPECT_TRUE(status.ok()) << status.message();
   return plan;
 }
 
 TEST(CudaPlans, OldDevicesAreRefusedByName) {
   Plan plan;
-  const Status status = cuda::plan_for(prefill(DType::kBF16, 1, 64), kT4, &plan);
+  const Status status = cuda::plan_for(prefill(DType::kBF16, 1, 64), kT4, "", &plan);
   EXPECT_EQ(status.code(), StatusCode::kUnsupported);
   EXPECT_NE(status.message().find("7.5"), std::string::npos) << status.message();
+}
+
+TEST(CudaPlans, HopperHasItsOwnKernelAndCanBeToldOtherwise) {
+  const Shape shape = prefill(DType::kBF16, 1, 8192);
+  EXPECT_EQ(plan_of(shape, kH100).kernel, "sm90");
+  EXPECT_EQ(plan_of(shape, kA10).kernel, "sm80");
+  Plan plan;
+  EXPECT_TRUE(cuda::plan_for(shape, kH100, "sm80", &plan).ok());
+  EXPECT_EQ(plan.kernel, "sm80");
+  const Status status = cuda::plan_for(shape, kA10, "sm90", &plan);
+  EXPECT_EQ(status.code(), StatusCode::kUnsupported);
+  EXPECT_NE(status.message().find("8.6, expected 9.0"), std::string::npos) << status.message();
 }
 
 TEST(CudaPlans, OperandsGoByDimensionsAndDtypesAlone) {

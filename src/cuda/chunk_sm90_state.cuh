@@ -1,0 +1,420 @@
+// The warpgroup that owns the state: 64 columns of V as the rows of every product, a warp 16 of
+// them, S [64, K] in float32 accumulators. With K, Q, V, a, b, d and the other names of
+// chunk_sm90_record.h, for each chunk
+//
+//   X     = V^T - a o (S K^T)
+//   V_new = X T^T
+//   O     = b o (S Q^T) + V_new P^T
+//   S     = exp(G_C) S + (d o V_new) K
+//
+// The accumulators of a product, packed to 16 bits, are the left operand of the next.
+//
+// What is packed. S: the type of K and Q as they are stored, so that these need no conversion.
+// X and V_new: float16, in units of a power of two for each column of V, at which neither overflows
+// and what is lost below is nothing beside the rest: the exponent of the largest element of the
+// column in S and V, chunk by chunk. S is kept in the units of the last chunk. bfloat16 and float32
+// have the same exponents, so no bit of S K^T depends on the unit, and a state that went through
+// memory goes on as one that did not. float16 has not: there S is packed in units of its own
+// largest element, for which the products wait.
+#pragma once
+
+#include <type_traits>
+
+#include "cuda/chunk_sm90_shared.cuh"
+#include "cuda/element.cuh"
+#include "cuda/hopper.cuh"
+#include "cuda/mma.cuh"
+#include "cuda/wgmma.cuh"
+#include "problem.h"
+
+namespace gdn::cuda::sm90 {
+
+// The exponent of x as a power of two, within what units may be; 0 for 0 and what is not finite.
+__device__ inline float unit_of(float x, float least, float largest) {
+  const uint32_t exponent = __float_as_uint(x) & 0x7f800000u;
+  if (exponent == 0 || exponent == 0x7f800000u) return 0;
+  return fminf(fmaxf(__uint_as_float(exponent), least), largest);
+}
+__device__ inline float inverse_of_power(float power) {
+  return __uint_as_float(0x7f000000u - __float_as_uint(power));
+}
+
+template <class T, int K>
+struct StateColumns {
+  static constexpr bool kBF16 = std::is_same_v<T, __nv_bfloat16>;
+  static constexpr int kTiles = K / 8;  // accumulator tiles of a state row
+  static constexpr int kTokenTiles = kChunk / 8;
+  static constexpr int kSteps = K / 16;            // of products over K
+  static constexpr int kEarlySteps = K * 5 / 128;  // of S Q^T, before X is there
+  // Units whose inverses, and products with elements of a column, are normal numbers of T.
+  static constexpr float kLeastUnit = kBF16 ? 0x1p-60f : 0x1p-14f;
+  static constexpr float kLargestUnit = kBF16 ? 0x1p60f : 0x1p14f;
+  using Pair = std::conditional_t<kBF16, __nv_bfloat162, __half2>;
+
+  Shared<K>& m;
+  int warp = static_cast<int>(threadIdx.x) % kGroup / kWarp;
+  int lane = static_cast<int>(threadIdx.x) % kWarp;
+  // Element 4 tile + 2 r + e: row lane / 4 + 8 r, column 8 tile + 2 (lane % 4) + e.
+  float S[K / 2];
+  float unit[2] = {1, 1};  // of the rows: S is times unit in truth
+  // Of the chunk in work.
+  uint32_t packed_S[K / 4];
+  float pack_factor[2] = {1, 1};  // what S was times when it was packed
+  float x[kChunk / 2];            // S K^T, then V_new
+  float out[kChunk / 2];          // S Q^T, then O
+  uint32_t a[kChunk / 4];         // X, then V_new, packed
+  uint32_t decayed[kChunk / 4];   // d o V_new, packed
+  float out_factor[2] = {};       // out is to be times
+  float change[2] = {};           // old unit (and pack_factor) over new
+
+  // ---- To and from memory
+
+  // Body(element of S, row, element of the slot). The strides are opaque to the compiler, which
+  // would else keep every offset in registers throughout the walk.
+  template <class E, class Body>
+  __device__ void for_each_element(E* block, int64_t V, StateLayout layout, const Body& body) {
+    const bool vk = layout == StateLayout::kVK;
+    int v_stride = vk ? K : 1, k_stride = vk ? 1 : static_cast<int>(V);
+    asm volatile("" : "+r"(v_stride), "+r"(k_stride));
+    E* first = block + (warp * 16 + lane / 4) * v_stride + lane % 4 * 2 * k_stride;
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        body(S[4 * tile + i], i / 2, first[i / 2 * 8 * v_stride + (tile * 8 + i % 2) * k_stride]);
+      }
+    }
+  }
+  // `block`: the state's first element of the columns; nullptr: zeros.
+  __device__ void load(const std::byte* block, DType dtype, int64_t V, StateLayout layout) {
+    if (block == nullptr) {
+#pragma unroll
+      for (float& s : S) s = 0;
+      return;
+    }
+    with_element(dtype, [&](auto e) {
+      using E = decltype(e);
+      for_each_element(reinterpret_cast<const E*>(block), V, layout,
+                       [](float& s, int, const E& from) { s = to_float(from); });
+    });
+    set_unit();
+  }
+  __device__ void store(std::byte* block, DType dtype, int64_t V, StateLayout layout) {
+    if (block == nullptr) return;
+    with_element(dtype, [&](auto e) {
+      using E = decltype(e);
+      for_each_element(reinterpret_cast<E*>(block), V, layout,
+                       [&](const float& s, int row, E& to) { to = from_float<E>(s * unit[row]); });
+    });
+  }
+  // Of a state that was just loaded.
+  __device__ void set_unit() {
+    float largest[2];
+    largest_of_rows(largest);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const float own = unit_of(largest[r], 0x1p-60f, 0x1p60f);
+      unit[r] = own == 0 ? 1.0f : own;
+    }
+    const float inverse[2] = {inverse_of_power(unit[0]), inverse_of_power(unit[1])};
+#pragma unroll
+    for (int i = 0; i < K / 2; ++i) S[i] *= inverse[i / 2 % 2];
+  }
+  __device__ void largest_of_rows(float (&largest)[2]) const {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      float most = 0;
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) {
+        most = fmaxf(most, fmaxf(fabsf(S[4 * tile + 2 * r]), fabsf(S[4 * tile + 2 * r + 1])));
+      }
+      most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, 1));
+      largest[r] = fmaxf(most, __shfl_xor_sync(kAllLanes, most, 2));
+    }
+  }
+
+  // ---- Products
+
+  // Four registers of packed tiles: the left operand of a step.
+  template <int kCount>
+  __device__ static const uint32_t (&operand(const uint32_t (&packed)[kCount], int step))[4] {
+    return *reinterpret_cast<const uint32_t(*)[4]>(packed + 4 * step);
+  }
+  // The operand of step `step` in tiles whose rows are what it is not contracted over.
+  __device__ static uint64_t rows_operand(const std::byte* tiles, int step) {
+    return descriptor(shared_address(tiles) +
+                      static_cast<uint32_t>(step / 4 * kTileBytes + step % 4 * 32));
+  }
+  __device__ void pack_state() {
+    if constexpr (!kBF16) {
+      float largest[2];
+      largest_of_rows(largest);
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const float own = unit_of(largest[r], 0x1p-100f, 0x1p100f);
+        pack_factor[r] = own == 0 ? 1.0f : inverse_of_power(own);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < K / 4; ++i) {
+      const float factor = kBF16 ? 1.0f : pack_factor[i % 2];
+      packed_S[i] = pack_pair<T>(S[2 * i] * factor, S[2 * i + 1] * factor);
+    }
+  }
+  __device__ void multiply_keys(const Stage<K>& stage) {
+    fence_wgmma();
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      multiply_64x64<T, Major::kK>(x, operand(packed_S, step), rows_operand(stage.k, step),
+                                   step > 0);
+    }
+    commit_wgmma();
+  }
+  __device__ void multiply_queries(const Stage<K>& stage, int from, int to) {
+    fence_wgmma();
+#pragma unroll
+    for (int step = from; step < to; ++step) {
+      multiply_64x64<T, Major::kK>(out, operand(packed_S, step), rows_operand(stage.q, step),
+                                   step > 0);
+    }
+    commit_wgmma();
+  }
+
+  // Values at the lane's two columns of a tile of tokens.
+  __device__ float2 at_tokens(const float* vector, int tile) const {
+    return *reinterpret_cast<const float2*>(vector + tile * 8 + lane % 4 * 2);
+  }
+
+  // V^T as packed accumulators.
+  __device__ void load_values(const Stage<K>& stage, uint32_t (&v)[kChunk / 4]) const {
+#pragma unroll
+    for (int pair = 0; pair < kTokenTiles / 2; ++pair) {
+      const int token = pair * 16 + lane / 16 * 8 + lane % 8;
+      const int column = warp * 16 + lane / 8 % 2 * 8;
+      uint32_t four[4];
+      load_matrices_transposed(
+          shared_address(stage.v) + static_cast<uint32_t>(swizzled(token, column)), four);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) v[4 * pair + i] = four[i];
+    }
+  }
+
+  // Units for this chunk, and V in them.
+  __device__ void choose_units(uint32_t (&v)[kChunk / 4]) {
+    Pair of_state[2], of_values[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      of_state[r] = __habs2(as_pair(packed_S[r]));
+      of_values[r] = __habs2(as_pair(v[r]));
+#pragma unroll
+      for (int i = 2 + r; i < K / 4; i += 2) {
+        of_state[r] = __hmax2(of_state[r], __habs2(as_pair(packed_S[i])));
+      }
+#pragma unroll
+      for (int i = 2 + r; i < kChunk / 4; i += 2) {
+        of_values[r] = __hmax2(of_values[r], __habs2(as_pair(v[i])));
+      }
+    }
+    const Pair state = largest_of_pairs(of_state), values = largest_of_pairs(of_values);
+    const float2 s = unpack_pair<T>(as_bits(state)), w = unpack_pair<T>(as_bits(values));
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const float in_state = (r == 0 ? s.x : s.y) * unit[r] * inverse_of_power(pack_factor[r]);
+      const float own = unit_of(fmaxf(in_state, r == 0 ? w.x : w.y), kLeastUnit, kLargestUnit);
+      const float now = own == 0 ? unit[r] : own;
+      change[r] = unit[r] * inverse_of_power(now);
+      unit[r] = now;
+      const Pair inverse = as_pair(pack_pair<T>(inverse_of_power(now), inverse_of_power(now)));
+#pragma unroll
+      for (int i = r; i < kChunk / 4; i += 2) v[i] = as_bits(__hmul2(as_pair(v[i]), inverse));
+    }
+  }
+  __device__ static Pair as_pair(uint32_t bits) { return *reinterpret_cast<const Pair*>(&bits); }
+  __device__ static uint32_t as_bits(Pair pair) {
+    return *reinterpret_cast<const uint32_t*>(&pair);
+  }
+  // The largest elements of two rows, over the four lanes that share them.
+  __device__ static Pair largest_of_pairs(const Pair (&rows)[2]) {
+    const uint32_t first = as_bits(rows[0]), second = as_bits(rows[1]);
+    Pair both = __hmax2(as_pair(__byte_perm(first, second, 0x5410)),
+                        as_pair(__byte_perm(first, second, 0x7632)));
+    both = __hmax2(both, __shfl_xor_sync(kAllLanes, both, 1));
+    return __hmax2(both, __shfl_xor_sync(kAllLanes, both, 2));
+  }
+
+  // From S K^T in flight to V_new in x, d o V_new packed, and S Q^T in out; S times its decay.
+  // `meanwhile` runs while the first products do.
+  template <class Body>
+  __device__ void solve(const Stage<K>& stage, uint64_t& k_read, const Body& meanwhile) {
+    const HeadRecord& record = stage.record;
+    multiply_queries(stage, 0, kEarlySteps);
+    meanwhile();
+    uint32_t v[kChunk / 4];
+    load_values(stage, v);
+    choose_units(v);
+    const float in_new[2] = {change[0] * inverse_of_power(pack_factor[0]),
+                             change[1] * inverse_of_power(pack_factor[1])};
+    float2 factors[kTokenTiles][2];
+#pragma unroll
+    for (int tile = 0; tile < kTokenTiles; ++tile) {
+      const float2 of_token = at_tokens(record.residual, tile);
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        factors[tile][r] = {of_token.x * in_new[r], of_token.y * in_new[r]};
+      }
+    }
+    wait_wgmma<1>();
+    pin(x);
+    if (lane == 0) arrive(shared_address(&k_read));
+#pragma unroll
+    for (int tile = 0; tile < kTokenTiles; ++tile) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const float2 values = unpack_pair<T>(v[2 * tile + r]);
+        const float* sk = x + 4 * tile + 2 * r;
+        a[2 * tile + r] = pack_halves(__fmaf_rn(-factors[tile][r].x, sk[0], values.x),
+                                      __fmaf_rn(-factors[tile][r].y, sk[1], values.y));
+      }
+    }
+    fence_wgmma();
+#pragma unroll
+    for (int step = 0; step < kChunk / 16; ++step) {
+      multiply_64x64<__half, Major::kK>(x, operand(a, step), rows_operand(record.T_high, step),
+                                        step > 0);
+    }
+#pragma unroll
+    for (int step = 0; step < kChunk / 16; ++step) {
+      multiply_64x64<__half, Major::kK>(x, operand(a, step), rows_operand(record.T_low, step),
+                                        true);
+    }
+    commit_wgmma();
+    multiply_queries(stage, kEarlySteps, kSteps);
+    const float decay[2] = {record.decay * change[0], record.decay * change[1]};
+#pragma unroll
+    for (int i = 0; i < K / 2; ++i) S[i] *= decay[i / 2 % 2];
+    const float T_power = record.T_power;
+    float2 d[kTokenTiles];
+#pragma unroll
+    for (int tile = 0; tile < kTokenTiles; ++tile) {
+      d[tile] = at_tokens(record.update, tile);
+      d[tile].x *= T_power;
+      d[tile].y *= T_power;
+    }
+    wait_wgmma<1>();
+    pin(x);
+#pragma unroll
+    for (int tile = 0; tile < kTokenTiles; ++tile) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const float* v_new = x + 4 * tile + 2 * r;
+        decayed[2 * tile + r] = pack_halves(d[tile].x * v_new[0], d[tile].y * v_new[1]);
+      }
+    }
+    pin(decayed);
+    wait_wgmma<0>();
+    pin(out);
+  }
+
+  // From there to the state of the chunk and its output, in flight.
+  __device__ void update(const Stage<K>& stage, uint64_t& k_ready, uint32_t phase) {
+    const HeadRecord& record = stage.record;
+    const float both_powers = record.T_power * record.P_power;
+    wait_barrier(shared_address(&k_ready), phase);
+    fence_wgmma();
+#pragma unroll
+    for (int step = 0; step < kChunk / 16; ++step) {
+      const uint64_t tokens =
+          descriptor(shared_address(stage.k) + static_cast<uint32_t>(step * 16 * 128), kTileBytes);
+      if constexpr (K == 64) {
+        multiply_64x64<__half, Major::kMN>(S, operand(decayed, step), tokens, true);
+      } else {
+        multiply_64x128<__half, Major::kMN>(S, operand(decayed, step), tokens, true);
+      }
+    }
+    commit_wgmma();
+#pragma unroll
+    for (int r = 0; r < 2; ++r) out_factor[r] = unit[r] * both_powers;
+    const float in_new[2] = {
+        change[0] * inverse_of_power(pack_factor[0]) * inverse_of_power(both_powers),
+        change[1] * inverse_of_power(pack_factor[1]) * inverse_of_power(both_powers)};
+#pragma unroll
+    for (int tile = 0; tile < kTokenTiles; ++tile) {
+      const float2 b = at_tokens(record.output, tile);
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        float* o = out + 4 * tile + 2 * r;
+        o[0] *= b.x * in_new[r];
+        o[1] *= b.y * in_new[r];
+        a[2 * tile + r] = pack_halves(x[4 * tile + 2 * r], x[4 * tile + 2 * r + 1]);
+      }
+    }
+    fence_wgmma();
+#pragma unroll
+    for (int step = 0; step < kChunk / 16; ++step) {
+      multiply_64x64<__half, Major::kK>(out, operand(a, step), rows_operand(record.P, step), true);
+    }
+    commit_wgmma();
+  }
+
+  // The output of a chunk to shared memory, for the movers; in units of nothing.
+  __device__ void pack_out(uint32_t (&packed)[kChunk / 4]) const {
+#pragma unroll
+    for (int i = 0; i < kChunk / 4; ++i) {
+      packed[i] = pack_pair<T>(out[2 * i] * out_factor[i % 2], out[2 * i + 1] * out_factor[i % 2]);
+    }
+    pin(packed);
+  }
+  __device__ void put_out(const uint32_t (&packed)[kChunk / 4], int64_t chunk) {
+    if (chunk > 0) wait_barrier(shared_address(&m.out_empty), (chunk - 1) & 1);
+#pragma unroll
+    for (int pair = 0; pair < kTokenTiles / 2; ++pair) {
+      const int token = pair * 16 + lane / 16 * 8 + lane % 8;
+      const int column = warp * 16 + lane / 8 % 2 * 8;
+      store_matrices_transposed(
+          shared_address(m.out) + static_cast<uint32_t>(swizzled(token, column)), packed[4 * pair],
+          packed[4 * pair + 1], packed[4 * pair + 2], packed[4 * pair + 3]);
+    }
+    __syncwarp();
+    if (lane == 0) arrive(shared_address(&m.out_full));
+  }
+
+  // Chunks first .. first + count - 1, count at least 1. Products are in flight from one chunk to
+  // the next, but never around the loop, where the compiler would wait for each.
+  __device__ void walk(Cursor& cursor, int64_t first, int64_t count) {
+    const auto begin = [&] {
+      wait_barrier(shared_address(&m.full[cursor.stage]), cursor.phase);
+      pack_state();
+      multiply_keys(m.stage[cursor.stage]);
+    };
+    uint32_t packed[kChunk / 4];
+    begin();
+    solve(m.stage[cursor.stage], m.k_read[cursor.stage], [] {});
+#pragma unroll 1
+    for (int64_t c = first; c < first + count - 1; ++c) {
+      const int stage = cursor.stage;
+      update(m.stage[stage], m.k_ready[stage], cursor.phase);
+      cursor.advance();
+      wait_barrier(shared_address(&m.full[cursor.stage]), cursor.phase);
+      wait_wgmma<1>();
+      pin(S);
+      pack_state();
+      multiply_keys(m.stage[cursor.stage]);
+      wait_wgmma<1>();
+      pin(out);
+      if (lane == 0) arrive(shared_address(&m.empty[stage]));
+      pack_out(packed);
+      solve(m.stage[cursor.stage], m.k_read[cursor.stage], [&] { put_out(packed, c); });
+    }
+    const int stage = cursor.stage;
+    update(m.stage[stage], m.k_ready[stage], cursor.phase);
+    cursor.advance();
+    wait_wgmma<0>();
+    pin(S);
+    pin(out);
+    if (lane == 0) arrive(shared_address(&m.empty[stage]));
+    pack_out(packed);
+    put_out(packed, first + count - 1);
+  }
+};
+
+}  // namespace gdn::cuda::sm90
