@@ -60,6 +60,7 @@ struct Shared {
   HeadGates heads[];
 };
 static_assert(sizeof(TilePlace) * kPlaces <= HeadRecord::kMatrixBytes);
+static_assert(offsetof(Shared, heads) % 16 == 0);
 
 __device__ __forceinline__ float exp2_quick(float x) {
   float result;
