@@ -21,8 +21,8 @@
 
 namespace gdn::cuda::sm90 {
 
-constexpr int kTile = 16;               // rows and columns of a block
-constexpr int kTiles = kChunk / kTile;  // and the warps
+constexpr int kTile = HeadRecord::kTile;    // rows and columns of a block
+constexpr int kTiles = HeadRecord::kTiles;  // and the warps
 
 // Two numbers, each the sum of two of float16.
 struct SplitPair {
@@ -166,9 +166,8 @@ __device__ __forceinline__ SplitTile invert_diagonal(DiagonalPlace& place, const
 __device__ __forceinline__ void store_transposed(const SplitTile& x, uint32_t T_high,
                                                  uint32_t T_low, int row_tile, int column_tile,
                                                  int lane) {
-  const int row = row_tile * kTile + lane / 16 * 8 + lane % 8;
-  const int column = column_tile * kTile + lane / 8 % 2 * 8;
-  const uint32_t at = swizzled(row, column);
+  const uint32_t at = HeadRecord::tile_offset(row_tile, column_tile) +
+                      HeadRecord::in_tile(lane / 16 * 8 + lane % 8, lane / 8 % 2 * 8);
   store_matrices_transposed(T_high + at, x.high[0], x.high[1], x.high[2], x.high[3]);
   store_matrices_transposed(T_low + at, x.low[0], x.low[1], x.low[2], x.low[3]);
 }
@@ -179,7 +178,7 @@ template <int kColumn>
 __device__ __forceinline__ void solve_column(SplitTile diagonal, const TilePlace* B,
                                              uint32_t T_high, uint32_t T_low, FiniteCheck* check,
                                              int lane) {
-  const int row = lane / 8 % 2 * 8 + lane % 8, column = lane / 16 * 8;
+  const int in_tile = HeadRecord::in_tile(lane / 8 % 2 * 8 + lane % 8, lane / 16 * 8);
   float x[kTiles][2][4] = {};
   SplitTile last = diagonal;
 #pragma unroll
@@ -189,7 +188,7 @@ __device__ __forceinline__ void solve_column(SplitTile diagonal, const TilePlace
       multiply_add(x[below], last, B[place_of(below, w - 1)].load(lane));
     }
     SplitTile own;  // T_ww
-    const uint32_t at = swizzled(w * kTile + row, w * kTile + column);
+    const uint32_t at = HeadRecord::tile_offset(w, w) + in_tile;
     load_matrices(T_high + at, own.high);
     load_matrices(T_low + at, own.low);
     float y[2][4] = {};

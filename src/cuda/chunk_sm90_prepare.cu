@@ -37,18 +37,21 @@ struct alignas(16) HeadGates {
   float rise;
 };
 
-// T of the head in work and P of two heads lie where the rows of k and q were: P leaves while the
-// next is made, and B of a first head needs no wait for it.
+// T and B of the head in work and P of three heads lie where the rows of k and q were: P leaves
+// while the next is made.
+constexpr int kPlacesOfP = 3;
 struct Shared {
   union {
     std::byte rows[4 * kPanelBytes];  // k, then q
     struct {
-      std::byte T_high[HeadRecord::kMatrixBytes], T_low[HeadRecord::kMatrixBytes];
-      std::byte P[2][HeadRecord::kMatrixBytes];
-    };
-    struct {
-      std::byte not_B[3 * HeadRecord::kMatrixBytes];
-      TilePlace B[kPlaces];
+      union {
+        struct {
+          std::byte T_high[HeadRecord::kMatrixBytes], T_low[HeadRecord::kMatrixBytes];
+          TilePlace B[kPlaces];
+        };
+        float large_T[kChunk * kChunk];
+      };
+      std::byte P[kPlacesOfP][HeadRecord::kMatrixBytes];
     };
   };
   DiagonalPlace diagonal[kTiles];
@@ -59,7 +62,7 @@ struct Shared {
   bool infinite[kTiles];                          // whether T is, in the warps
   HeadGates heads[];
 };
-static_assert(sizeof(TilePlace) * kPlaces <= HeadRecord::kMatrixBytes);
+static_assert(offsetof(Shared, P) + sizeof(Shared::P) <= sizeof(Shared::rows));
 static_assert(offsetof(Shared, heads) % 16 == 0);
 
 __device__ __forceinline__ float exp2_quick(float x) {
@@ -314,9 +317,9 @@ __device__ __forceinline__ float2 column_factor(const Shared& m, const HeadGates
 
 __device__ __forceinline__ void store_P(const uint32_t (&P)[4], uint32_t matrix, int row_tile,
                                         int column_tile, int lane) {
-  const int row = row_tile * kTile + lane / 8 % 2 * 8 + lane % 8;
-  store_matrices(matrix + swizzled(row, column_tile * kTile + lane / 16 * 8), P[0], P[1], P[2],
-                 P[3]);
+  store_matrices(matrix + HeadRecord::tile_offset(row_tile, column_tile) +
+                     HeadRecord::in_tile(lane / 8 % 2 * 8 + lane % 8, lane / 16 * 8),
+                 P[0], P[1], P[2], P[3]);
 }
 
 // Rows 16 W to 16 W + 15 of P, up to the diagonal. scale: over P_power.
@@ -395,24 +398,14 @@ __device__ __forceinline__ void make_T(const float (&kk)[32], Shared& m, const H
   if (at.lane == 0) m.infinite[W] = infinite;
 }
 
-// Zeros in the blocks above the diagonal, which nothing else writes.
-__device__ __forceinline__ void zero_above(std::byte* matrix, const LanePlace& at) {
-  const int first = 2 * at.warp + 2, parts = 8 - first;  // of 16 bytes
-  for (int i = at.lane; i < parts * kTile; i += kWarp) {
-    const int byte = swizzled(at.warp * kTile + i % kTile, (first + i / kTile) * 8);
-    *reinterpret_cast<uint4*>(matrix + byte) = uint4{};
-  }
-}
-
 __device__ __forceinline__ void store_vectors(const Shared& m, const HeadGates& h, float scale,
-                                              float P_power, HeadRecord* record) {
+                                              float P_power, RecordVectors* record) {
   const int i = static_cast<int>(threadIdx.x);
   if (i < kChunk) {
     const float kn = m.k_norm[i];
     record->residual[i] = h.from_start[i] * kn;
     record->output[i] = scale * h.from_start[i] * m.q_norm[i];
     record->update[i] = h.to_end[i] * kn * m.k_power_inverse[i];
-    record->k_power[i] = m.k_power[i];
   }
   if (i == kChunk) {
     record->decay = h.decay;
@@ -439,12 +432,19 @@ __device__ __forceinline__ void for_each_decay(const HeadGates& h, const LanePla
   }
 }
 
+// The byte of element (row, column) of a matrix of the record, in a tile that is there.
+__device__ __forceinline__ int element_offset(int row, int column) {
+  return HeadRecord::tile_offset(row / kTile, column / kTile) +
+         HeadRecord::in_tile(row % kTile, column % kTile);
+}
+
 // The warp's rows of P, of which the decays are over 2^rise.
 __device__ __forceinline__ void make_steep_P(const float (&qk)[32], const Shared& m,
                                              const HeadGates& h, float scale, std::byte* matrix,
                                              const LanePlace& at) {
   for_each_decay(h, at, h.rise, [&](int e, int i, int j, float decay) {
-    *reinterpret_cast<__half*>(matrix + swizzled(i, j)) =
+    if (j / kTile > at.warp) return;
+    *reinterpret_cast<__half*>(matrix + element_offset(i, j)) =
         __float2half_rn(qk[e] * (decay * m.k_norm[j]) * (scale * m.q_norm[i]));
   });
 }
@@ -458,11 +458,11 @@ __device__ __forceinline__ uint32_t block_largest(Shared& m, uint32_t bits) {
   return max(max(m.largest[0], m.largest[1]), max(m.largest[2], m.largest[3]));
 }
 
-// T by substitution in float32, in the memory of T_high and T_low; the result goes to the record,
-// over a power of two that is returned.
+// T by substitution in float32; the result goes to the record, over a power of two that is
+// returned.
 __device__ __forceinline__ float make_large_T(const float (&kk)[32], Shared& m, const HeadGates& h,
                                               const LanePlace& at, HeadRecord* record) {
-  auto* T = reinterpret_cast<float*>(m.T_high);
+  float(&T)[kChunk * kChunk] = m.large_T;
   for_each_decay(h, at, 0, [&](int e, int i, int j, float decay) {
     T[i * kChunk + j] = kk[e] * (decay * m.k_norm[j]) * (h.T_power * m.k_norm[i]) * h.beta[i];
   });
@@ -491,14 +491,57 @@ __device__ __forceinline__ float make_large_T(const float (&kk)[32], Shared& m, 
 #pragma unroll 1
   for (int i = thread; i < kElements; i += kThreads) {
     const SplitPair x = split(T[i] * inverse, 0);
-    const int byte = swizzled(i / kChunk, column);
+    const int row = i / kChunk;
+    if (column / kTile > row / kTile) continue;
+    const int byte = element_offset(row, column);
     *reinterpret_cast<uint16_t*>(record->T_high + byte) = static_cast<uint16_t>(x.high);
     *reinterpret_cast<uint16_t*>(record->T_low + byte) = static_cast<uint16_t>(x.low);
   }
-  __syncthreads();
-  zero_above(m.T_high, at);
-  zero_above(m.T_low, at);
+  __syncthreads();  // B of the next head lies there
   return power;
+}
+
+// --- Keys in float16
+
+// Pairs of elements as stored, times a power of two, to float16.
+template <class T>
+struct ToHalves {
+  uint32_t by;
+
+  __device__ __forceinline__ explicit ToHalves(float power) {
+    if constexpr (std::is_same_v<T, __half>) {
+      by = pack_halves(power, power);
+    } else {
+      constexpr int kBias = 127 - 15;
+      const int exponent = static_cast<int>(__float_as_uint(power) >> 23) - 127;
+      by = static_cast<uint32_t>((exponent - kBias) * 128 & 0xffff) * 0x10001u;
+    }
+  }
+  // bfloat16 is float16 with another bias and three digits fewer: a sum of integers and a shift.
+  // Below 2^-14, which is nothing beside the 1 to 2 of |k|, it is off by 2^-15 at most.
+  __device__ __forceinline__ uint32_t operator()(uint32_t x) const {
+    if constexpr (std::is_same_v<T, __half>) {
+      const __half2 product =
+          __hmul2(*reinterpret_cast<const __half2*>(&x), *reinterpret_cast<const __half2*>(&by));
+      return *reinterpret_cast<const uint32_t*>(&product);
+    } else {
+      return __viaddmax_s16x2(x & 0x7fff7fffu, by, 0) << 3 | (x & 0x80008000u);
+    }
+  }
+};
+
+// A piece of 16 bytes lies in the record where it lies in shared memory.
+template <class T, int K>
+__device__ __forceinline__ void store_keys(const Shared& m, KeyRecord<K>* record) {
+  constexpr int kPieces = kChunk * K / 8;
+#pragma unroll
+  for (int i = 0; i < kPieces / kThreads; ++i) {
+    const int piece = i * kThreads + static_cast<int>(threadIdx.x);
+    const ToHalves<T> to_halves(m.k_power[piece / 8 % kChunk]);
+    const uint4 x = reinterpret_cast<const uint4*>(m.rows)[piece];
+    reinterpret_cast<uint4*>(record->k)[piece] = {to_halves(x.x), to_halves(x.y), to_halves(x.z),
+                                                  to_halves(x.w)};
+  }
 }
 
 // --- The kernel
@@ -545,7 +588,7 @@ __device__ __forceinline__ void store_norms(Shared& m, const DeltaRuleProblem& p
 template <class T, int K, int kBlocksPerMultiprocessor>
 __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     prepare_kernel(const __grid_constant__ DeltaRuleProblem p, const Flag flag,
-                   std::byte* workspace, const int heads_at_once) {
+                   const Records places, std::byte* workspace, const int heads_at_once) {
   extern __shared__ __align__(1024) std::byte memory[];
   Shared& m = *reinterpret_cast<Shared*>(memory);
   wait_for_kernel_before();
@@ -593,26 +636,25 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
   store_norms(m, p, diagonal_of(kk, at.warp, at.lane), q_square, rows, at);
   wait_wgmma<0>();
   pin(qk);
+  __syncthreads();
+  if (first_head == head * group) {
+    store_keys<T, K>(m, places.template keys<K>(workspace, number, head));
+  }
   __syncthreads();  // the rows' memory is now that of the matrices
 
-  auto* records = reinterpret_cast<HeadRecord*>(workspace) +
-                  (static_cast<int64_t>(number) * value_heads + first_head);
+  HeadRecord* records = places.head(workspace, number, first_head);
   const float P_power = p.use_qk_l2norm
                             ? power_of_P(p.scale, 1, 1)
                             : power_of_P(p.scale, largest_of(m.k_largest), largest_of(m.q_largest));
   const float P_scale = p.scale * inverse_power(P_power);
-  zero_above(m.P[0], at);
-  if (count > 1) zero_above(m.P[1], at);
-  zero_above(m.T_high, at);
-  zero_above(m.T_low, at);
   // P of all heads, a warp its rows by itself.
 #pragma unroll 1
   for (int i = 0; i < count; ++i) {
     const HeadGates& h = m.heads[i];
-    std::byte* matrix = m.P[i % 2];
+    std::byte* matrix = m.P[i % kPlacesOfP];
     const uint32_t address = shared_address(matrix);
-    if (i >= 2) {
-      if (at.lane == 0) wait_bulk_read<1>();
+    if (i >= kPlacesOfP) {
+      if (at.lane == 0) wait_bulk_read<kPlacesOfP - 1>();
       __syncwarp();
     }
     if (h.rise > 0) {
@@ -635,15 +677,13 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     fence_async_proxy();
     __syncwarp();
     if (at.lane == 0) {
-      constexpr int kBytes = HeadRecord::kMatrixBytes / kTiles;
-      copy_bulk_out(records[i].P + at.warp * kBytes, address + at.warp * kBytes, kBytes);
+      for (int column = 0; column <= at.warp; ++column) {
+        const int tile = HeadRecord::tile_offset(at.warp, column);
+        copy_bulk_out(records[i].P + tile, address + tile, HeadRecord::kTileBytes);
+      }
       commit_bulk();
     }
-    store_vectors(m, h, p.scale, P_power * exp2_quick(h.rise), records + i);
-  }
-  if (count > 1) {  // B lies where the second P was
-    if (at.lane == 0) wait_bulk_read<0>();
-    __syncthreads();
+    store_vectors(m, h, p.scale, P_power * exp2_quick(h.rise), &records[i].vectors);
   }
 
 #pragma unroll 1
@@ -673,23 +713,23 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
       copy_bulk_out(record->T_high, shared_address(m.T_high), 2 * HeadRecord::kMatrixBytes);
       commit_bulk();
     }
-    if (threadIdx.x == 0) record->T_power = power;
+    if (threadIdx.x == 0) record->vectors.T_power = power;
   }
   if (at.lane == 0) wait_bulk<0>();
 }
 
-// at_once: value heads of a block.
 template <int kBlocksPerMultiprocessor>
-Status prepare_heads(const DeltaRuleProblem& problem, std::byte* workspace, const Stream& stream,
-                     int64_t at_once) {
+Status prepare_heads(const DeltaRuleProblem& problem, const Records& records, std::byte* workspace,
+                     const Stream& stream, int64_t heads_at_once) {
   const ChunkTable table{problem.sequences, kChunk};
   const Shape& shape = problem.shape;
-  const int64_t parts = (shape.value_heads / shape.heads + at_once - 1) / at_once;
+  const int64_t parts = (shape.value_heads / shape.heads + heads_at_once - 1) / heads_at_once;
   const auto run = [&](auto element, auto k) {
-    const size_t shared = sizeof(Shared) + static_cast<size_t>(at_once) * sizeof(HeadGates);
+    const size_t shared = sizeof(Shared) + static_cast<size_t>(heads_at_once) * sizeof(HeadGates);
     return launch(&prepare_kernel<decltype(element), decltype(k)::value, kBlocksPerMultiprocessor>,
                   {table.bound() * shape.heads * parts, kThreads, shared, stream.stream, true},
-                  problem, Flag{stream.out_of_range}, workspace, static_cast<int>(at_once));
+                  problem, Flag{stream.out_of_range}, records, workspace,
+                  static_cast<int>(heads_at_once));
   };
   const auto with_k = [&](auto element) {
     return shape.K == 64 ? run(element, std::integral_constant<int, 64>())
@@ -698,17 +738,26 @@ Status prepare_heads(const DeltaRuleProblem& problem, std::byte* workspace, cons
   return shape.dtype == DType::kBF16 ? with_k(__nv_bfloat16()) : with_k(__half());
 }
 
+// Value heads of a block share its Gram matrices, but wait for each other: so few that all blocks
+// fit the GPU at once, and no fewer. They change no bit.
+int64_t choose_heads_at_once(int64_t records, int64_t group, int64_t resident_blocks) {
+  const int64_t most = std::min<int64_t>(group, kTiles);  // a warp has the gates of one
+  int64_t heads = 1;
+  while (heads < most && records > resident_blocks * heads) heads = std::min(2 * heads, most);
+  return heads;
+}
+
 }  // namespace
 
-Status prepare(const DeltaRuleProblem& problem, std::byte* workspace, const Stream& stream) {
-  // Few records: each has a block of its own.
-  constexpr int64_t kFew = 1024, kMost = 2;
+Status prepare(const DeltaRuleProblem& problem, const Device& device, const Records& places,
+               std::byte* workspace, const Stream& stream) {
+  constexpr int kBlocksPerMultiprocessor = 4;
   const Shape& shape = problem.shape;
-  const ChunkTable table{problem.sequences, kChunk};
-  const int64_t at_once = table.bound() * shape.value_heads <= kFew
-                              ? 1
-                              : std::min<int64_t>(shape.value_heads / shape.heads, kMost);
-  return prepare_heads<4>(problem, workspace, stream, at_once);
+  const int64_t records = ChunkTable{problem.sequences, kChunk}.bound() * shape.value_heads;
+  return prepare_heads<kBlocksPerMultiprocessor>(
+      problem, places, workspace, stream,
+      choose_heads_at_once(records, shape.value_heads / shape.heads,
+                           int64_t{kBlocksPerMultiprocessor} * device.multiprocessors));
 }
 
 }  // namespace gdn::cuda::sm90

@@ -1,8 +1,7 @@
 // The second kernel of the chunk operator on Hopper: a block owns 64 V columns of a (sequence,
-// value head) and walks its chunks. One warpgroup has the state (chunk_sm90_state.cuh), the other
-// moves (chunk_sm90_movers.cuh).
+// value head) and walks its chunks, a warpgroup with the state (chunk_sm90_state.cuh) and three
+// warps that move (chunk_sm90_movers.cuh).
 #include "cuda/chunk_sm90_movers.cuh"
-#include "cuda/chunk_sm90_output.cuh"
 #include "cuda/chunk_sm90_stages.h"
 #include "cuda/chunk_sm90_state.cuh"
 #include "cuda/chunk_table.cuh"
@@ -13,7 +12,7 @@
 namespace gdn::cuda::sm90 {
 namespace {
 
-constexpr int kThreads = 4 * kGroup;
+constexpr int kThreads = kGroup + 3 * kWarp;
 
 template <class T>
 __device__ void zero_columns(const DeltaRuleProblem& p, const Sequence& s, int64_t head, int v0) {
@@ -24,28 +23,37 @@ __device__ void zero_columns(const DeltaRuleProblem& p, const Sequence& s, int64
 
 template <int K>
 __device__ void init_barriers(Shared<K>& m) {
-  constexpr uint32_t kWarps = kGroup / kWarp;
-  for (int i = 0; i < kStages; ++i) {
-    init_barrier(shared_address(&m.full[i]), 1);  // and the bytes
-    init_barrier(shared_address(&m.k_read[i]), kWarps);
-    init_barrier(shared_address(&m.k_ready[i]), kGroup);
-    init_barrier(shared_address(&m.empty[i]), 2 * kWarps);
-  }
-  for (int i = 0; i < 4; ++i) {
-    init_barrier(shared_address(&m.state_full[i]), 1);
-    init_barrier(shared_address(&m.state_empty[i]), 1);
-    init_barrier(shared_address(&m.v_new_full[i]), 1);
-    init_barrier(shared_address(&m.v_new_empty[i]), 1);
-  }
+  const auto init = [](uint64_t& barrier, int arrivals) {
+    init_barrier(shared_address(&barrier), arrivals);
+  };
+  for (uint64_t& barrier : m.tokens_full) init(barrier, 1);  // and the bytes
+  for (uint64_t& barrier : m.prepared_full) init(barrier, 1);
+  for (uint64_t& barrier : m.tokens_empty) init(barrier, kStateWarps);
+  for (uint64_t& barrier : m.prepared_empty) init(barrier, kStateWarps);
+  init(m.out_full, kStateWarps);
+  init(m.out_empty, 1);
   fence_barrier_init();
+}
+
+// The rows of T and P above the diagonal, which no copy writes.
+template <int K>
+__device__ void zero_above(Shared<K>& m) {
+  for (Prepared<K>& stage : m.prepared) {
+    for (Panels* matrix : {&stage.T_high, &stage.T_low, &stage.P}) {
+      for (int p = 1; p < Panels::kCount; ++p) {
+        const int parts = p * HeadRecord::kTileBytes / 16, i = static_cast<int>(threadIdx.x);
+        if (i < parts) reinterpret_cast<uint4*>(matrix->panel[p])[i] = uint4{};
+      }
+    }
+  }
+  fence_async_proxy();
 }
 
 template <class T, int K>
 __global__ void __launch_bounds__(kThreads, 1)
     walk_kernel(const __grid_constant__ DeltaRuleProblem p, const __grid_constant__ TokenMaps maps,
-                const Flag flag, const std::byte* records) {
+                const Flag flag, const Records records, std::byte* workspace) {
   extern __shared__ __align__(1024) std::byte memory[];
-  static_assert(alignof(Shared<K>) == 1024);
   Shared<K>& m = *reinterpret_cast<Shared<K>*>(memory);
   const Shape& shape = p.shape;
   const uint32_t parts = static_cast<uint32_t>(shape.V) / kColumns;
@@ -57,67 +65,45 @@ __global__ void __launch_bounds__(kThreads, 1)
   const Sequence s = sequence_of(p.sequences, n, flag);
   const InitialState initial = initial_of(p, n, flag);
   if (initial.skip) return zero_columns<T>(p, s, head, v0);
-
-  const int64_t chunks = (s.length + kChunk - 1) / kChunk;
+  const Block block{s, static_cast<int>(head / (shape.value_heads / shape.heads)),
+                    static_cast<int>(head), v0, ChunkTable{p.sequences, kChunk}.first_chunk(n)};
   if (threadIdx.x == 0) init_barriers(m);
+  zero_above(m);
   __syncthreads();
 
-  // Registers, 512 for four threads: the state needs most.
-  const int role = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kGroup, 0);
-  if (role == 0) {
-    take_registers<232>();
-    StateColumns<T, K> state{m};
-    const int64_t block = (head * shape.V + v0) * K;
-    const int64_t block_kv = head * shape.V * K + v0;
-    const int64_t offset = shape.layout == StateLayout::kVK ? block : block_kv;
-    const auto at = [&](std::byte* slot, DType dtype) {
-      return slot == nullptr ? nullptr : slot + offset * size_of(dtype);
-    };
-    state.load(at(const_cast<std::byte*>(initial.data), p.initial_state.dtype),
-               p.initial_state.dtype, shape.V, shape.layout);
-    Cursor cursor;
-    const int64_t every = p.checkpoint_every / kChunk;
-    for (int64_t c = 0; c < chunks;) {
-      const int64_t span = every > 0 && every < chunks - c ? every : chunks - c;
-      state.walk(cursor, c, span);
-      c += span;
-      if (every > 0 && c % every == 0 && c * kChunk <= s.length) {
-        state.store(at(checkpoint_of(p, n, c / every - 1, flag), p.checkpoints.dtype),
-                    p.checkpoints.dtype, shape.V, shape.layout);
-      }
-    }
-    state.store(at(final_slot_of(p, n, 0, flag), p.final_state.dtype), p.final_state.dtype, shape.V,
-                shape.layout);
-  } else if (role == 1) {
-    take_registers<144>();
-    T* first = reinterpret_cast<T*>(p.out.at(s, 0, head)) + v0;
-    OutputColumns<T, K>{m, s, first, p.out.token_stride}.run(chunks);
-  } else if (role == 2) {
-    give_registers<88>();
-    convert_keys<T>(m, chunks);
-  } else {
-    give_registers<48>();
-    const int64_t number = ChunkTable{p.sequences, kChunk}.first_chunk(n);
-    const int64_t qk_head = head / (shape.value_heads / shape.heads);
-    constexpr auto kBytes = static_cast<int64_t>(sizeof(HeadRecord));
-    Loader<T, K>{m,
-                 maps,
-                 s,
-                 static_cast<int>(qk_head),
-                 static_cast<int>(head),
-                 v0,
-                 Rows<T>(p.k, s, qk_head, 0),
-                 Rows<T>(p.q, s, qk_head, 0),
-                 Rows<T>(p.v, s, head, v0),
-                 records + (number * shape.value_heads + head) * kBytes,
-                 shape.value_heads * kBytes}
-        .run(chunks);
+  const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarp, 0);
+  if (warp == kStateWarps) return load_tokens<T>(m, p, maps, block);
+  if (warp == kStateWarps + 1) {
+    if (leads()) load_prepared(m, records, workspace, block);
+    return;
   }
+  if (warp == kStateWarps + 2) return store_outputs<T>(m, p, maps, block);
+
+  StateColumns<T, K> state{m};
+  const int64_t offset = head * shape.V * K + (shape.layout == StateLayout::kVK ? v0 * K : v0);
+  const auto at = [&](std::byte* slot, DType dtype) {
+    return slot == nullptr ? nullptr : slot + offset * size_of(dtype);
+  };
+  state.load(at(const_cast<std::byte*>(initial.data), p.initial_state.dtype), p.initial_state.dtype,
+             shape.V, shape.layout);
+  const int64_t chunks = block.chunks(), every = p.checkpoint_every / kChunk;
+  for (int64_t c = 0; c < chunks;) {
+    const int64_t span = every > 0 && every < chunks - c ? every : chunks - c;
+    state.walk(c, span);
+    c += span;
+    if (every > 0 && c % every == 0 && c * kChunk <= s.length) {
+      state.store(at(checkpoint_of(p, n, c / every - 1, flag), p.checkpoints.dtype),
+                  p.checkpoints.dtype, shape.V, shape.layout);
+    }
+  }
+  state.store(at(final_slot_of(p, n, 0, flag), p.final_state.dtype), p.final_state.dtype, shape.V,
+              shape.layout);
 }
 
 }  // namespace
 
-Status walk(const DeltaRuleProblem& problem, const std::byte* workspace, const Stream& stream) {
+Status walk(const DeltaRuleProblem& problem, const Records& records, std::byte* workspace,
+            const Stream& stream) {
   const Shape& shape = problem.shape;
   // One sequence more for the rows past the last one.
   const int64_t sequences = shape.sequences + (problem.sequences.cu_seqlens.given() ? 1 : 0);
@@ -129,12 +115,13 @@ Status walk(const DeltaRuleProblem& problem, const std::byte* workspace, const S
   };
   maps.given = map(problem.k, shape.heads, shape.K, &maps.k) &&
                map(problem.q, shape.heads, shape.K, &maps.q) &&
-               map(problem.v, shape.value_heads, shape.V, &maps.v);
+               map(problem.v, shape.value_heads, shape.V, &maps.v) &&
+               map(problem.out, shape.value_heads, shape.V, &maps.out);
   const auto run = [&](auto element, auto k) {
     constexpr int K = decltype(k)::value;
     return launch(&walk_kernel<decltype(element), K>,
                   {blocks, kThreads, sizeof(Shared<K>), stream.stream, true}, problem, maps,
-                  Flag{stream.out_of_range}, workspace);
+                  Flag{stream.out_of_range}, records, workspace);
   };
   const auto with_k = [&](auto element) {
     return shape.K == 64 ? run(element, std::integral_constant<int, 64>())

@@ -1,5 +1,5 @@
-// Shared memory of the recurrence of the chunk operator on Hopper, and the barriers by which its
-// four warpgroups hand it to each other.
+// Shared memory of the recurrence of the chunk operator on Hopper, and the barriers by which the
+// warps that move hand it to those that compute and back.
 #pragma once
 
 #include <cstddef>
@@ -7,66 +7,60 @@
 
 #include "cuda/chunk_sm90_record.h"
 #include "cuda/element.cuh"
+#include "cuda/wgmma.cuh"
 
 namespace gdn::cuda::sm90 {
 
 constexpr int kColumns = 64;  // V columns of a block: the rows of a warpgroup's products
-constexpr int kStages = 3;    // chunks: the loaders are two ahead of the state
-constexpr int kGroup = 128;   // threads of a warpgroup
+constexpr int kGroup = 128;   // threads of the warpgroup that has the state
+constexpr int kStateWarps = kGroup / kWarp;
 constexpr int kTileBytes = kChunk * 64 * 2;
 
-// What a chunk brings. Tiles of 64 columns in the swizzle of chunk_sm90_record.h, one after
-// another.
-template <int K>
-struct Stage {
-  static constexpr int kRowTiles = K / 64;
-  alignas(1024) std::byte k[kRowTiles * kTileBytes];  // as stored; float16 once S k is done
-  std::byte q[kRowTiles * kTileBytes];
-  std::byte v[kTileBytes];
-  HeadRecord record;
+// T or P: the panels of chunk_sm90_record.h, each with all its rows, those above the diagonal zero.
+struct Panels {
+  static constexpr int kCount = HeadRecord::kTiles;
+  static constexpr int kPanelBytes = kChunk * HeadRecord::kTile * 2;
+  std::byte panel[kCount][kPanelBytes];
 };
 
-// From a state warp to the output warp with the same rows: packed operands, as the lanes hold them.
-template <int kWords>
-struct Mail {
-  uint4 words[4][kWords / 4][kWarp];
+// Tokens of a chunk as stored: tiles of 64 columns in the 128-byte swizzle (wgmma.cuh), one after
+// another.
+template <int K>
+struct Tokens {
+  static constexpr int kRowTiles = K / 64;
+  alignas(1024) std::byte k[kRowTiles * kTileBytes];
+  std::byte q[kRowTiles * kTileBytes];
+  std::byte v[kTileBytes];
+};
 
-  __device__ __forceinline__ void put(int warp, int lane, const uint32_t (&x)[kWords]) {
-#pragma unroll
-    for (int i = 0; i < kWords / 4; ++i) {
-      words[warp][i][lane] = {x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]};
-    }
-  }
-  __device__ __forceinline__ void take(int warp, int lane, uint32_t (&x)[kWords]) const {
-#pragma unroll
-    for (int i = 0; i < kWords / 4; ++i) {
-      const uint4 four = words[warp][i][lane];
-      x[4 * i] = four.x;
-      x[4 * i + 1] = four.y;
-      x[4 * i + 2] = four.z;
-      x[4 * i + 3] = four.w;
-    }
-  }
+// What the preparation made of it.
+template <int K>
+struct Prepared {
+  alignas(1024) KeyRecord<K> keys;
+  Panels T_high, T_low, P;
+  RecordVectors vectors;
 };
 
 template <int K>
 struct Shared {
-  Stage<K> stage[kStages];
-  Mail<K / 4> state;         // S of the chunk, packed
-  Mail<kChunk / 4> v_new;    // V_new; then, for a warp itself, its 16 columns of the output
-  float4 factors[4][kWarp];  // of the lane's two rows: of S Q^T, of the sum with it
-  // Of a stage. The loaders: the chunk is there. The state: k as stored is not needed any more. The
-  // converters: k is float16. State and output: the chunk is not needed any more.
-  uint64_t full[kStages], k_read[kStages], k_ready[kStages], empty[kStages];
-  // Of a warp's mail.
-  uint64_t state_full[4], state_empty[4], v_new_full[4], v_new_empty[4];
+  // The products with k and q come first, those with the rest half a chunk later; both are filled
+  // ahead, as far as there is room.
+  static constexpr int kTokenStages = 3, kPreparedStages = 2;
+  Tokens<K> tokens[kTokenStages];
+  Prepared<K> prepared[kPreparedStages];
+  alignas(1024) std::byte out[kTileBytes];  // of the chunk before
+  uint64_t tokens_full[kTokenStages], tokens_empty[kTokenStages];
+  uint64_t prepared_full[kPreparedStages], prepared_empty[kPreparedStages];
+  uint64_t out_full, out_empty;
+  alignas(16) uint32_t largest[3][kStateWarps];  // of the warps' residuals, by turns
 };
 
-// Which stage, and which phase of its barriers, a chunk has.
+// Which of kStages a chunk has, and which phase of its barriers.
+template <int kStages>
 struct Cursor {
   int stage = 0;
   uint32_t phase = 0;
-  __device__ void advance() {
+  __device__ __forceinline__ void advance() {
     if (++stage == kStages) {
       stage = 0;
       phase ^= 1;

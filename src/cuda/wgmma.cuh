@@ -38,6 +38,11 @@ __device__ __forceinline__ void pin(uint32_t (&x)[kCount]) {
   for (int i = 0; i < kCount; ++i) asm volatile("" : "+r"(x[i])::"memory");
 }
 
+// The byte of element (row, column) in rows of 64 elements in the 128-byte swizzle.
+__host__ __device__ constexpr int swizzled(int row, int column) {
+  return row * 128 + (column / 8 ^ row % 8) * 16 + column % 8 * 2;
+}
+
 // An operand in shared memory in the 128-byte swizzle: rows of 64 elements (128 bytes), the 16-byte
 // parts of row r exchanged by r % 8, groups of 8 rows 1024 bytes apart; the tile is aligned to
 // 1024.
@@ -50,6 +55,13 @@ __device__ __forceinline__ uint64_t descriptor(uint32_t address, int leading = 1
   constexpr uint64_t kGroup = 1024, kSwizzle128 = uint64_t{1} << 62;
   return (address & 0x3ffff) >> 4 | static_cast<uint64_t>(leading >> 4) << 16 |
          (kGroup >> 4) << 32 | kSwizzle128;
+}
+// A K-major operand in the 32-byte swizzle: rows of 16 elements (32 bytes), which are one step of
+// K, the two 16-byte parts of row r exchanged by r / 4 % 2, groups of 8 rows 256 bytes apart;
+// aligned to 256.
+__device__ __forceinline__ uint64_t narrow_descriptor(uint32_t address) {
+  constexpr uint64_t kGroup = 256, kSwizzle32 = uint64_t{3} << 62;
+  return (address & 0x3ffff) >> 4 | uint64_t{1} << 16 | (kGroup >> 4) << 32 | kSwizzle32;
 }
 // The descriptor some bytes on.
 __device__ __forceinline__ uint64_t advance(uint64_t descriptor, int bytes) {
