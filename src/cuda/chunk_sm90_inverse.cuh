@@ -1,6 +1,7 @@
-// The exact inverse of the chunk operator on Hopper: T = (I + diag(b) B)^-1 diag(b), with B strictly
-// lower of 64 x 64, in blocks of 16. A block of T is the sum of two float16 matrices, which has 22
-// bits of its largest element; products of such sums take three float16 products, summed in float32.
+// The exact inverse of the chunk operator on Hopper: T = (I + diag(b) B)^-1 diag(b), with B
+// strictly lower of 64 x 64, in blocks of 16. A block of T is the sum of two float16 matrices,
+// which has 22 bits of its largest element; products of such sums take three float16 products,
+// summed in float32.
 //
 // With T in place of the inverse itself the blocks below the diagonal need no b of their own:
 //   T_wc = -T_ww X,  X = sum over c <= m < w of B_wm T_mc
@@ -13,14 +14,14 @@
 
 #include <cstdint>
 
+#include "cuda/chunk_sm90_record.h"
 #include "cuda/element.cuh"
 #include "cuda/hopper.cuh"
 #include "cuda/mma.cuh"
-#include "cuda/chunk_sm90_record.h"
 
 namespace gdn::cuda::sm90 {
 
-constexpr int kTile = 16;                // rows and columns of a block
+constexpr int kTile = 16;               // rows and columns of a block
 constexpr int kTiles = kChunk / kTile;  // and the warps
 
 // Two numbers, each the sum of two of float16.
@@ -102,8 +103,8 @@ struct FiniteCheck {
   }
 };
 
-// What a warp inverts its diagonal block in: the two 8 x 8 blocks on the diagonal of diag(b) B, then
-// those of T, transposed. Parts and rows are spaced for conflict-free access.
+// What a warp inverts its diagonal block in: the two 8 x 8 blocks on the diagonal of diag(b) B,
+// then those of T, transposed. Parts and rows are spaced for conflict-free access.
 struct alignas(16) DiagonalPlace {
   static constexpr int kPart = 8 * 8 + 4, kInversePart = 8 * 12;
   float x[2 * kInversePart];
@@ -142,8 +143,7 @@ __device__ __forceinline__ SplitTile invert_diagonal(DiagonalPlace& place, const
   }
   __syncwarp();
   const auto load = [&](int which) {
-    const float2 x =
-        *reinterpret_cast<const float2*>(place.inverse(which, lane / 4, lane % 4 * 2));
+    const float2 x = *reinterpret_cast<const float2*>(place.inverse(which, lane / 4, lane % 4 * 2));
     return split(x.x, x.y);
   };
   const SplitPair first = load(0), second = load(1);

@@ -1,7 +1,7 @@
-// The first kernel of the chunk operator on Hopper: the records (chunk_sm90_record.h) of all chunks.
-// A block of four warps has a chunk and up to four value heads of a q/k head: k and q to shared
-// memory, their Gram matrices by wgmma, and for each value head the decays, the masked matrices and
-// the exact inverse (chunk_sm90_inverse.cuh). docs/kernels/chunk-sm90.md describes it.
+// The first kernel of the chunk operator on Hopper: the records (chunk_sm90_record.h) of all
+// chunks. A block of four warps has a chunk and up to four value heads of a q/k head: k and q to
+// shared memory, their Gram matrices by wgmma, and for each value head the decays, the masked
+// matrices and the exact inverse (chunk_sm90_inverse.cuh). docs/kernels/chunk-sm90.md describes it.
 #include <cfloat>
 
 #include "cuda/chunk_sm90_inverse.cuh"
@@ -19,38 +19,47 @@ namespace gdn::cuda::sm90 {
 namespace {
 
 constexpr int kThreads = kTiles * kWarp;
-constexpr int kHeadsAtMost = kTiles;  // of a block: a warp has the gates of one
 constexpr int kPanelBytes = kChunk * 128;  // 64 columns of k or q, as wgmma wants them
 
 // Of a value head, from its gates alone. Exponents are those of 2. Between two blocks of 16 rows
 // D_ij is the product of two factors that meet at the first row of i's block: a factor a row and a
 // factor a column in place of an exponential an element.
-struct HeadGates {
-  float2 G[kChunk];      // a sum of two floats, for differences of any two
-  float row[kChunk];     // exp(G_i - G_first)
-  float column[kPlaces * kTile];  // exp(G_first - G_j), j before the rows of block w: from 8 w (w-1)
+struct alignas(16) HeadGates {
+  float2 G[kChunk];   // a sum of two floats, for differences of any two
+  float row[kChunk];  // exp(G_i - G_first)
+  float
+      column[kPlaces * kTile];  // exp(G_first - G_j), j before the rows of block w: from 8 w (w-1)
   float from_start[kChunk], to_end[kChunk];  // exp(G_i), exp(G_C - G_i)
   float beta[kChunk];                        // over T_power
   float decay, T_power;
-  bool steep;  // a decay may pass what the products of two factors hold
+  // Sums of g rise so far that the products of two factors may not hold: then the exponent of the
+  // largest D_ij, rounded up, else 0.
+  float rise;
 };
 
+// T of the head in work and P of two heads lie where the rows of k and q were: P leaves while the
+// next is made, and B of a first head needs no wait for it.
 struct Shared {
   union {
     std::byte rows[4 * kPanelBytes];  // k, then q
     struct {
-      HeadRecord record;
+      std::byte T_high[HeadRecord::kMatrixBytes], T_low[HeadRecord::kMatrixBytes];
+      std::byte P[2][HeadRecord::kMatrixBytes];
+    };
+    struct {
+      std::byte not_B[3 * HeadRecord::kMatrixBytes];
       TilePlace B[kPlaces];
     };
   };
   DiagonalPlace diagonal[kTiles];
   float k_norm[kChunk], q_norm[kChunk];  // kn and qn of the record; 0 past the end
   float k_power[kChunk], k_power_inverse[kChunk];
-  uint32_t largest[kTiles];  // bits of |P|, float16, of the warps; float32 where it is computed anew
-  bool infinite[kTiles];     // in T, of the warps
+  uint32_t k_largest[kTiles], q_largest[kTiles];  // bits of |k_i|^2 and |q_i|^2, of the warps
+  uint32_t largest[kTiles];                       // bits of |T_ij|
+  bool infinite[kTiles];                          // whether T is, in the warps
   HeadGates heads[];
 };
-static_assert(offsetof(Shared, record.T_high) % 1024 == 0);
+static_assert(sizeof(TilePlace) * kPlaces <= HeadRecord::kMatrixBytes);
 
 __device__ __forceinline__ float exp2_quick(float x) {
   float result;
@@ -127,10 +136,31 @@ __device__ __forceinline__ void store_pair(float* to, int lane, float a, float b
   reinterpret_cast<float2*>(to)[lane] = {a, b};
 }
 
+// HeadGates::rise.
+__device__ __forceinline__ float steep_rise(const float (&g)[2], const double (&G)[2], int lane) {
+  constexpr float kSteep = 40;      // exp(40) squared is finite
+  constexpr double kHighest = 126;  // a power of two
+  float sum = fmaxf(g[0], 0.0f) + fmaxf(g[1], 0.0f);
+#pragma unroll
+  for (int bit = 1; bit < kWarp; bit *= 2) sum += __shfl_xor_sync(kAllLanes, sum, bit);
+  if (sum < kSteep) return 0;
+  double least = fmin(G[0], G[1]);  // of all up to here
+#pragma unroll
+  for (int distance = 1; distance < kWarp; distance *= 2) {
+    const double before = __shfl_up_sync(kAllLanes, least, distance);
+    if (lane >= distance) least = fmin(least, before);
+  }
+  auto rise = static_cast<float>(ceil(fmin(fmax(G[0], G[1]) - least, kHighest)));
+#pragma unroll
+  for (int bit = 1; bit < kWarp; bit *= 2) {
+    rise = fmaxf(rise, __shfl_xor_sync(kAllLanes, rise, bit));
+  }
+  return fmaxf(rise, 1.0f);
+}
+
 __device__ __forceinline__ void fill_gates(HeadGates& h, const GateInputs& gates,
                                            const LaneGates& loaded, int lane) {
   constexpr double kLog2E = 1.4426950408889634;
-  constexpr float kSteep = 40;           // exp(40) squared is finite
   constexpr float kFaint = 1.0f / 1024;  // a beta below loses digits in float16
   float g[2], beta[2];
 #pragma unroll
@@ -152,13 +182,8 @@ __device__ __forceinline__ void fill_gates(HeadGates& h, const GateInputs& gates
   const double G[2] = {(before + static_cast<double>(g[0])) * kLog2E, sum * kLog2E};
   const double end = total * kLog2E;
 
-  bool steep = false;
-  if (__any_sync(kAllLanes, g[0] > 0 || g[1] > 0)) {
-    float rise = fmaxf(g[0], 0.0f) + fmaxf(g[1], 0.0f);
-#pragma unroll
-    for (int bit = 1; bit < kWarp; bit *= 2) rise += __shfl_xor_sync(kAllLanes, rise, bit);
-    steep = !(rise < kSteep);
-  }
+  float rise = 0;
+  if (__any_sync(kAllLanes, g[0] > 0 || g[1] > 0)) rise = steep_rise(g, G, lane);
 
   const auto exponentials = [&](float* to, double sign, double from) {
     store_pair(to, lane, exp2_finite(static_cast<float>(sign * (G[0] - from))),
@@ -183,7 +208,8 @@ __device__ __forceinline__ void fill_gates(HeadGates& h, const GateInputs& gates
 
   // Scaled up where all are faint; NaN and infinity count as large.
   const uint32_t largest = __reduce_max_sync(
-      kAllLanes, max(__float_as_uint(beta[0]) & 0x7fffffffu, __float_as_uint(beta[1]) & 0x7fffffffu));
+      kAllLanes,
+      max(__float_as_uint(beta[0]) & 0x7fffffffu, __float_as_uint(beta[1]) & 0x7fffffffu));
   const float power =
       largest < __float_as_uint(kFaint) ? power_of_two(__uint_as_float(largest)) : 1.0f;
   const float inverse = inverse_power(power);
@@ -192,7 +218,7 @@ __device__ __forceinline__ void fill_gates(HeadGates& h, const GateInputs& gates
     h.decay = fminf(decay_of(static_cast<float>(total)), FLT_MAX);
     if (!(total == total)) h.decay = static_cast<float>(total);
     h.T_power = power;
-    h.steep = steep;
+    h.rise = rise;
   }
 }
 
@@ -244,97 +270,45 @@ struct LanePlace {
         column(lane % 4 * 2) {}
 };
 
-// What the warp of rows 16 W to 16 W + 15 makes of its Gram rows: of P and of B the blocks left of
-// the diagonal, and those on it. P packed, in blocks of 16 columns.
+// exp(G_i - G_j) from sums of two floats, over a power of two; 0 where the mask says so, which is
+// before the exponential.
+__device__ __forceinline__ float decay_exponent(float2 Gi, float Gj_high, float Gj_low) {
+  return __fadd_rn(__fsub_rn(Gi.x, Gj_high), __fsub_rn(Gi.y, Gj_low));
+}
+
+// D_ij kn_j of the lane's elements in the block on the diagonal: of its upper left, lower left and
+// lower right 8 x 8 parts.
 template <int W>
-struct MaskedRows {
-  uint32_t P[W + 1][4];
-  SplitPair below;  // the lower left part of B on the diagonal
+struct DiagonalDecay {
+  float upper[2], corner[2], lower[2];
 
-  __device__ __forceinline__ void make(const float (&kk)[32], const float (&qk)[32], Shared& m,
-                                       const HeadGates& h, float scale, const LanePlace& at) {
-    const float power = h.T_power;
-    const float k0 = power * m.k_norm[at.i0], k1 = power * m.k_norm[at.i1];
-    const float q0 = scale * m.q_norm[at.i0], q1 = scale * m.q_norm[at.i1];
-    const float row0 = h.row[at.i0], row1 = h.row[at.i1];
-    const float k_row0 = k0 * row0, k_row1 = k1 * row1, q_row0 = q0 * row0, q_row1 = q1 * row1;
-    const auto k_norm = [&](int n) {
-      return *reinterpret_cast<const float2*>(m.k_norm + 8 * n + at.column);
-    };
-#pragma unroll
-    for (int tile = 0; tile < W; ++tile) {
-      SplitTile B;
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int n = 2 * tile + half;
-        const float2 norm = k_norm(n);
-        float2 f = *reinterpret_cast<const float2*>(h.column + place_of(W, 0) * kTile + 8 * n +
-                                                    at.column);
-        f.x *= norm.x;
-        f.y *= norm.y;
-        B.set(2 * half, split(kk[4 * n] * f.x * k_row0, kk[4 * n + 1] * f.y * k_row0));
-        B.set(2 * half + 1, split(kk[4 * n + 2] * f.x * k_row1, kk[4 * n + 3] * f.y * k_row1));
-        P[tile][2 * half] = pack_halves(qk[4 * n] * f.x * q_row0, qk[4 * n + 1] * f.y * q_row0);
-        P[tile][2 * half + 1] =
-            pack_halves(qk[4 * n + 2] * f.x * q_row1, qk[4 * n + 3] * f.y * q_row1);
-      }
-      m.B[place_of(W, tile)].store(B, at.lane);
-    }
-    diagonal(kk, qk, m, h, at, k0, k1, q0, q1);
-  }
-
- private:
-  __device__ __forceinline__ void diagonal(const float (&kk)[32], const float (&qk)[32], Shared& m,
-                                           const HeadGates& h, const LanePlace& at, float k0,
-                                           float k1, float q0, float q1) {
-    constexpr int n = 2 * W;
-    const float4 left = *reinterpret_cast<const float4*>(h.G + 8 * n + at.column);
-    const float4 right = *reinterpret_cast<const float4*>(h.G + 8 * n + 8 + at.column);
+  __device__ __forceinline__ DiagonalDecay(const Shared& m, const HeadGates& h,
+                                           const LanePlace& at) {
+    const int j = W * kTile + at.column;
+    const float4 left = *reinterpret_cast<const float4*>(h.G + j);
+    const float4 right = *reinterpret_cast<const float4*>(h.G + j + 8);
+    const float2 left_norm = *reinterpret_cast<const float2*>(m.k_norm + j);
+    const float2 right_norm = *reinterpret_cast<const float2*>(m.k_norm + j + 8);
     const float2 G0 = h.G[at.i0], G1 = h.G[at.i1];
-    const auto exponent = [](float2 a, float high, float low) {
-      return __fadd_rn(__fsub_rn(a.x, high), __fsub_rn(a.y, low));
-    };
-    // On the diagonal of both 8 x 8 parts; above it the decay is 0.
     constexpr float kAbove = -1e30f;
-    const int row = at.lane / 4;
-    const bool first = row >= at.column, second = row > at.column;
-    const float2 left_norm = *reinterpret_cast<const float2*>(m.k_norm + 8 * n + at.column);
-    const float2 right_norm = *reinterpret_cast<const float2*>(m.k_norm + 8 * n + 8 + at.column);
-    const float upper[2] = {
-        exp2_quick(first ? exponent(G0, left.x, left.y) : kAbove) * left_norm.x,
-        exp2_quick(second ? exponent(G0, left.z, left.w) : kAbove) * left_norm.y};
-    const float lower_left[2] = {exp2_quick(exponent(G1, left.x, left.y)) * left_norm.x,
-                                 exp2_quick(exponent(G1, left.z, left.w)) * left_norm.y};
-    const float lower[2] = {
-        exp2_quick(first ? exponent(G1, right.x, right.y) : kAbove) * right_norm.x,
-        exp2_quick(second ? exponent(G1, right.z, right.w) : kAbove) * right_norm.y};
-    P[W][0] = pack_halves(qk[4 * n] * upper[0] * q0, qk[4 * n + 1] * upper[1] * q0);
-    P[W][1] = pack_halves(qk[4 * n + 2] * lower_left[0] * q1, qk[4 * n + 3] * lower_left[1] * q1);
-    P[W][2] = 0;
-    P[W][3] = pack_halves(qk[4 * n + 6] * lower[0] * q1, qk[4 * n + 7] * lower[1] * q1);
-    below = split(kk[4 * n + 2] * lower_left[0] * k1, kk[4 * n + 3] * lower_left[1] * k1);
-    DiagonalPlace& place = m.diagonal[W];
-    const float b0 = h.beta[at.i0] * k0, b1 = h.beta[at.i1] * k1;
-    *reinterpret_cast<float2*>(place.system(0, row, at.column)) = {
-        kk[4 * n] * upper[0] * b0, kk[4 * n + 1] * upper[1] * b0};
-    *reinterpret_cast<float2*>(place.system(1, row, at.column)) = {
-        kk[4 * n + 6] * lower[0] * b1, kk[4 * n + 7] * lower[1] * b1};
+    const bool first = at.lane / 4 >= at.column, second = at.lane / 4 > at.column;
+    upper[0] = exp2_quick(first ? decay_exponent(G0, left.x, left.y) : kAbove) * left_norm.x;
+    upper[1] = exp2_quick(second ? decay_exponent(G0, left.z, left.w) : kAbove) * left_norm.y;
+    corner[0] = exp2_quick(decay_exponent(G1, left.x, left.y)) * left_norm.x;
+    corner[1] = exp2_quick(decay_exponent(G1, left.z, left.w)) * left_norm.y;
+    lower[0] = exp2_quick(first ? decay_exponent(G1, right.x, right.y) : kAbove) * right_norm.x;
+    lower[1] = exp2_quick(second ? decay_exponent(G1, right.z, right.w) : kAbove) * right_norm.y;
   }
 };
 
-// The largest |element| of P, as bits of float16: NaN is passed over.
-template <int kCount>
-__device__ __forceinline__ uint32_t largest_half(const uint32_t (&P)[kCount][4]) {
-  __half2 largest = __floats2half2_rn(0, 0);
-#pragma unroll
-  for (int tile = 0; tile < kCount; ++tile) {
-#pragma unroll
-    for (const uint32_t x : P[tile]) {
-      largest = __hmax2(largest, __habs2(*reinterpret_cast<const __half2*>(&x)));
-    }
-  }
-  const uint32_t bits = *reinterpret_cast<const uint32_t*>(&largest);
-  return __reduce_max_sync(kAllLanes, max(bits & 0xffffu, bits >> 16));
+// D_ij kn_j of columns 8 n + ... left of the diagonal, but for the row's factor.
+template <int W>
+__device__ __forceinline__ float2 column_factor(const Shared& m, const HeadGates& h, int n,
+                                                const LanePlace& at) {
+  const int j = 8 * n + at.column;
+  const float2 norm = *reinterpret_cast<const float2*>(m.k_norm + j);
+  const float2 f = *reinterpret_cast<const float2*>(h.column + place_of(W, 0) * kTile + j);
+  return {f.x * norm.x, f.y * norm.y};
 }
 
 __device__ __forceinline__ void store_P(const uint32_t (&P)[4], uint32_t matrix, int row_tile,
@@ -344,69 +318,138 @@ __device__ __forceinline__ void store_P(const uint32_t (&P)[4], uint32_t matrix,
                  P[3]);
 }
 
-// Zeros in the blocks above the diagonal of the three matrices, which nothing else writes.
-__device__ __forceinline__ void zero_above(HeadRecord& record, const LanePlace& at) {
-  const int first = 2 * at.warp + 2, parts = 8 - first;  // of 16 bytes
-  for (int i = at.lane; i < parts * kTile; i += kWarp) {
-    const int byte = swizzled(at.warp * kTile + i % kTile, (first + i / kTile) * 8);
-    const uint4 zero{};
-    *reinterpret_cast<uint4*>(record.T_high + byte) = zero;
-    *reinterpret_cast<uint4*>(record.T_low + byte) = zero;
-    *reinterpret_cast<uint4*>(record.P + byte) = zero;
+// Rows 16 W to 16 W + 15 of P, up to the diagonal. scale: over P_power.
+template <int W>
+__device__ __forceinline__ void make_P(const float (&qk)[32], const Shared& m, const HeadGates& h,
+                                       float scale, uint32_t matrix, const LanePlace& at) {
+  const float q0 = scale * m.q_norm[at.i0], q1 = scale * m.q_norm[at.i1];
+  const float row0 = q0 * h.row[at.i0], row1 = q1 * h.row[at.i1];
+#pragma unroll
+  for (int tile = 0; tile < W; ++tile) {
+    uint32_t P[4];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int n = 2 * tile + half;
+      const float2 f = column_factor<W>(m, h, n, at);
+      P[2 * half] = pack_halves(qk[4 * n] * f.x * row0, qk[4 * n + 1] * f.y * row0);
+      P[2 * half + 1] = pack_halves(qk[4 * n + 2] * f.x * row1, qk[4 * n + 3] * f.y * row1);
+    }
+    store_P(P, matrix, W, tile, at.lane);
   }
+  const DiagonalDecay<W> d(m, h, at);
+  const float* x = qk + 8 * W;
+  const uint32_t P[4] = {pack_halves(x[0] * d.upper[0] * q0, x[1] * d.upper[1] * q0),
+                         pack_halves(x[2] * d.corner[0] * q1, x[3] * d.corner[1] * q1), 0,
+                         pack_halves(x[6] * d.lower[0] * q1, x[7] * d.lower[1] * q1)};
+  store_P(P, matrix, W, W, at.lane);
 }
 
-// One warp's part of a value head's record, up to what needs a look at the whole chunk.
+// Of B and diag(beta) B rows 16 W to 16 W + 15: blocks left of the diagonal to m.B, the 8 x 8 parts
+// on it to m.diagonal, the one between these to the result.
 template <int W>
-__device__ __forceinline__ void make_record(const float (&kk)[32], const float (&qk)[32], Shared& m,
-                                            const HeadGates& h, float scale, bool first_head,
-                                            const LanePlace& at) {
-  MaskedRows<W> masked;
-  masked.make(kk, qk, m, h, scale, at);
-  const SplitTile diagonal =
-      invert_diagonal(m.diagonal[W], h.beta + W * kTile, masked.below, at.lane);
-  if (!first_head) {  // the copy of the record before has to have been read
+__device__ __forceinline__ SplitPair make_system(const float (&kk)[32], Shared& m,
+                                                 const HeadGates& h, const LanePlace& at) {
+  const float k0 = h.T_power * m.k_norm[at.i0], k1 = h.T_power * m.k_norm[at.i1];
+  const float row0 = k0 * h.row[at.i0], row1 = k1 * h.row[at.i1];
+#pragma unroll
+  for (int tile = 0; tile < W; ++tile) {
+    SplitTile B;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int n = 2 * tile + half;
+      const float2 f = column_factor<W>(m, h, n, at);
+      B.set(2 * half, split(kk[4 * n] * f.x * row0, kk[4 * n + 1] * f.y * row0));
+      B.set(2 * half + 1, split(kk[4 * n + 2] * f.x * row1, kk[4 * n + 3] * f.y * row1));
+    }
+    m.B[place_of(W, tile)].store(B, at.lane);
+  }
+  const DiagonalDecay<W> d(m, h, at);
+  const float* x = kk + 8 * W;
+  const float b0 = h.beta[at.i0] * k0, b1 = h.beta[at.i1] * k1;
+  DiagonalPlace& place = m.diagonal[W];
+  *reinterpret_cast<float2*>(place.system(0, at.lane / 4, at.column)) = {x[0] * d.upper[0] * b0,
+                                                                         x[1] * d.upper[1] * b0};
+  *reinterpret_cast<float2*>(place.system(1, at.lane / 4, at.column)) = {x[6] * d.lower[0] * b1,
+                                                                         x[7] * d.lower[1] * b1};
+  return split(x[2] * d.corner[0] * k1, x[3] * d.corner[1] * k1);
+}
+
+// The warp's part of T; all warps come here together.
+template <int W>
+__device__ __forceinline__ void make_T(const float (&kk)[32], Shared& m, const HeadGates& h,
+                                       bool first_head, const LanePlace& at) {
+  const SplitPair below = make_system<W>(kk, m, h, at);
+  const SplitTile diagonal = invert_diagonal(m.diagonal[W], h.beta + W * kTile, below, at.lane);
+  if (!first_head) {  // the copy of the matrices before has to have been read
     if (threadIdx.x == 0) wait_bulk_read<0>();
     __syncthreads();
   }
-  const uint32_t T_high = shared_address(m.record.T_high), T_low = shared_address(m.record.T_low);
+  const uint32_t T_high = shared_address(m.T_high), T_low = shared_address(m.T_low);
   store_transposed(diagonal, T_high, T_low, W, W, at.lane);
-#pragma unroll
-  for (int tile = 0; tile <= W; ++tile) {
-    store_P(masked.P[tile], shared_address(m.record.P), W, tile, at.lane);
-  }
-  const uint32_t largest = largest_half(masked.P);
   FiniteCheck check;
   check.add(diagonal);
   __syncthreads();
   if constexpr (W + 1 < kTiles) solve_column<W>(diagonal, m.B, T_high, T_low, &check, at.lane);
   const bool infinite = check.failed();
-  if (at.lane == 0) {
-    m.largest[W] = largest;
-    m.infinite[W] = infinite;
+  if (at.lane == 0) m.infinite[W] = infinite;
+}
+
+// Zeros in the blocks above the diagonal, which nothing else writes.
+__device__ __forceinline__ void zero_above(std::byte* matrix, const LanePlace& at) {
+  const int first = 2 * at.warp + 2, parts = 8 - first;  // of 16 bytes
+  for (int i = at.lane; i < parts * kTile; i += kWarp) {
+    const int byte = swizzled(at.warp * kTile + i % kTile, (first + i / kTile) * 8);
+    *reinterpret_cast<uint4*>(matrix + byte) = uint4{};
   }
 }
 
-__device__ __forceinline__ void store_vectors(Shared& m, const HeadGates& h, float scale) {
+__device__ __forceinline__ void store_vectors(const Shared& m, const HeadGates& h, float scale,
+                                              float P_power, HeadRecord* record) {
   const int i = static_cast<int>(threadIdx.x);
   if (i < kChunk) {
     const float kn = m.k_norm[i];
-    m.record.residual[i] = h.from_start[i] * kn;
-    m.record.output[i] = scale * h.from_start[i] * m.q_norm[i];
-    m.record.update[i] = h.to_end[i] * kn * m.k_power_inverse[i];
-    m.record.k_power[i] = m.k_power[i];
+    record->residual[i] = h.from_start[i] * kn;
+    record->output[i] = scale * h.from_start[i] * m.q_norm[i];
+    record->update[i] = h.to_end[i] * kn * m.k_power_inverse[i];
+    record->k_power[i] = m.k_power[i];
   }
   if (i == kChunk) {
-    m.record.decay = h.decay;
-    m.record.T_power = h.T_power;
-    m.record.P_power = 1;
+    record->decay = h.decay;
+    record->P_power = P_power;
   }
 }
 
-// --- Where the quick forms do not hold: decays an element, powers of two from the largest element.
+// --- Where the quick forms do not hold: an exponential an element, T in float32.
+
+template <class Body>  // body(register, row, column, decay, at most 2^(128 - exponent))
+__device__ __forceinline__ void for_each_decay(const HeadGates& h, const LanePlace& at,
+                                               float exponent, const Body& body) {
+  constexpr float kHighest = 127.99f;
+  const float2 G0 = h.G[at.i0], G1 = h.G[at.i1];
+  // Not known to be those of the value head before, lest 32 addresses be kept.
+  int column = at.column;
+  asm volatile("" : "+r"(column));
+#pragma unroll
+  for (int e = 0; e < 32; ++e) {
+    const int i = e % 4 < 2 ? at.i0 : at.i1, j = e / 4 * 8 + column + e % 2;
+    const float2 Gj = h.G[j];
+    const float d = decay_exponent(e % 4 < 2 ? G0 : G1, Gj.x, Gj.y);
+    body(e, i, j, i >= j ? exp2_quick((d > kHighest ? kHighest : d) - exponent) : 0.0f);
+  }
+}
+
+// The warp's rows of P, of which the decays are over 2^rise.
+__device__ __forceinline__ void make_steep_P(const float (&qk)[32], const Shared& m,
+                                             const HeadGates& h, float scale, std::byte* matrix,
+                                             const LanePlace& at) {
+  for_each_decay(h, at, h.rise, [&](int e, int i, int j, float decay) {
+    *reinterpret_cast<__half*>(matrix + swizzled(i, j)) =
+        __float2half_rn(qk[e] * (decay * m.k_norm[j]) * (scale * m.q_norm[i]));
+  });
+}
 
 // The largest of all threads' |x|, which are given as bits.
-__device__ uint32_t block_largest(Shared& m, uint32_t bits) {
+__device__ __forceinline__ uint32_t block_largest(Shared& m, uint32_t bits) {
   bits = __reduce_max_sync(kAllLanes, bits);
   __syncthreads();
   if (threadIdx.x % kWarp == 0) m.largest[threadIdx.x / kWarp] = bits;
@@ -414,56 +457,23 @@ __device__ uint32_t block_largest(Shared& m, uint32_t bits) {
   return max(max(m.largest[0], m.largest[1]), max(m.largest[2], m.largest[3]));
 }
 
-template <class Body>  // body(register, row, column, decay)
-__device__ __forceinline__ void for_each_decay(const HeadGates& h, const LanePlace& at,
-                                               const Body& body) {
-#pragma unroll
-  for (int e = 0; e < 32; ++e) {
-    const int i = e % 4 < 2 ? at.i0 : at.i1, j = e / 4 * 8 + at.column + e % 2;
-    float decay = 0;
-    if (i >= j) {
-      decay = exp2_finite(__fadd_rn(__fsub_rn(h.G[i].x, h.G[j].x), __fsub_rn(h.G[i].y, h.G[j].y)));
-    }
-    body(e, i, j, decay);
-  }
-}
-
-// P, times a power of two.
-__device__ __forceinline__ void scale_P(const float (&qk)[32], Shared& m, const HeadGates& h,
-                                        float scale, const LanePlace& at) {
-  const auto element = [&](int e, int i, int j, float decay) {
-    return i >= j ? qk[e] * (decay * m.k_norm[j]) * (scale * m.q_norm[i]) : 0.0f;
-  };
-  uint32_t largest = 0;
-  for_each_decay(h, at, [&](int e, int i, int j, float decay) {
-    largest = max(largest, __float_as_uint(element(e, i, j, decay)) & 0x7fffffffu);
-  });
-  const float power = power_of_two(__uint_as_float(block_largest(m, largest)));
-  const float inverse = inverse_power(power);
-  for_each_decay(h, at, [&](int e, int i, int j, float decay) {
-    *reinterpret_cast<__half*>(m.record.P + swizzled(i, j)) =
-        __float2half_rn(element(e, i, j, decay) * inverse);
-  });
-  if (threadIdx.x == 0) m.record.P_power = power;
-}
-
-// T by substitution in float32, in the memory of the record's; the result goes to global memory.
-__device__ __forceinline__ void scale_T(const float (&kk)[32], Shared& m, const HeadGates& h,
-                                        const LanePlace& at, HeadRecord* record) {
-  auto* T = reinterpret_cast<float*>(m.record.T_high);  // and T_low
-  for_each_decay(h, at, [&](int e, int i, int j, float decay) {
-    T[i * kChunk + j] =
-        kk[e] * (decay * m.k_norm[j]) * (h.T_power * m.k_norm[i]) * h.beta[i];
+// T by substitution in float32, in the memory of T_high and T_low; the result goes to the record,
+// over a power of two that is returned.
+__device__ __forceinline__ float make_large_T(const float (&kk)[32], Shared& m, const HeadGates& h,
+                                              const LanePlace& at, HeadRecord* record) {
+  auto* T = reinterpret_cast<float*>(m.T_high);
+  for_each_decay(h, at, 0, [&](int e, int i, int j, float decay) {
+    T[i * kChunk + j] = kk[e] * (decay * m.k_norm[j]) * (h.T_power * m.k_norm[i]) * h.beta[i];
   });
   __syncthreads();
   const int thread = static_cast<int>(threadIdx.x);
   const int column = thread % kChunk;
 #pragma unroll 1
   for (int i = 0; i < kChunk; ++i) {
-    float x = i == column ? 1.0f : 0.0f;
+    float x = i == column ? h.beta[i] : 0.0f;
 #pragma unroll 1
-    for (int at_row = column; at_row < i; ++at_row) {
-      x = __fmaf_rn(-T[i * kChunk + at_row], T[at_row * kChunk + column], x);
+    for (int k = column; k < i; ++k) {
+      x = __fmaf_rn(-T[i * kChunk + k], T[k * kChunk + column], x);
     }
     __syncthreads();
     if (thread < kChunk) T[i * kChunk + column] = x;
@@ -473,7 +483,6 @@ __device__ __forceinline__ void scale_T(const float (&kk)[32], Shared& m, const 
   uint32_t largest = 0;
 #pragma unroll 1
   for (int i = thread; i < kElements; i += kThreads) {
-    T[i] *= h.beta[column];
     largest = max(largest, __float_as_uint(T[i]) & 0x7fffffffu);
   }
   const float power = power_of_two(__uint_as_float(block_largest(m, largest)));
@@ -485,15 +494,55 @@ __device__ __forceinline__ void scale_T(const float (&kk)[32], Shared& m, const 
     *reinterpret_cast<uint16_t*>(record->T_high + byte) = static_cast<uint16_t>(x.high);
     *reinterpret_cast<uint16_t*>(record->T_low + byte) = static_cast<uint16_t>(x.low);
   }
-  if (thread == 0) m.record.T_power = h.T_power * power;
   __syncthreads();
-  zero_above(m.record, at);
+  zero_above(m.T_high, at);
+  zero_above(m.T_low, at);
+  return power;
 }
 
 // --- The kernel
 
-template <class T, int K>
-__global__ void __launch_bounds__(kThreads, 4)
+// P_power: 1 if float16 has the digits P needs up to what |q_i| and |k_j| allow.
+__device__ __forceinline__ float power_of_P(float scale, float k_square, float q_square) {
+  constexpr float kLeast = 1.0f / 64, kMost = 32768;
+  const float most = fabsf(scale) * sqrtf(k_square) * sqrtf(q_square);
+  return most >= kLeast && most < kMost ? 1.0f : power_of_two(most);
+}
+__device__ __forceinline__ float largest_of(const uint32_t (&bits)[kTiles]) {
+  return __uint_as_float(max(max(bits[0], bits[1]), max(bits[2], bits[3])));
+}
+
+// Norms and powers of the rows, from the diagonals of k k^T and q q^T.
+__device__ __forceinline__ void store_norms(Shared& m, const DeltaRuleProblem& p, float2 k_square,
+                                            float2 q_square, int rows, const LanePlace& at) {
+  const bool owner = has_diagonal(at.lane);
+  const auto bits = [&](float2 square) {
+    const uint32_t largest = max(__float_as_uint(square.x), __float_as_uint(square.y));
+    return __reduce_max_sync(kAllLanes, owner ? largest : 0);
+  };
+  const uint32_t k_largest = bits(k_square), q_largest = bits(q_square);
+  if (at.lane == 0) {
+    m.k_largest[at.warp] = k_largest;
+    m.q_largest[at.warp] = q_largest;
+  }
+  if (!owner) return;
+  const auto norm = [&](bool exists, float square) {
+    if (!exists) return 0.0f;
+    return p.use_qk_l2norm ? rsqrtf(__fadd_rn(square, p.l2norm_eps)) : 1.0f;
+  };
+  const auto store = [&](int i, float k2, float q2) {
+    const float power = row_power(k2);
+    m.k_norm[i] = norm(i < rows, k2);
+    m.q_norm[i] = norm(i < rows, q2);
+    m.k_power[i] = power;
+    m.k_power_inverse[i] = inverse_power(power);
+  };
+  store(at.i0, k_square.x, q_square.x);
+  store(at.i1, k_square.y, q_square.y);
+}
+
+template <class T, int K, int kBlocksPerMultiprocessor>
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     prepare_kernel(const __grid_constant__ DeltaRuleProblem p, const Flag flag,
                    std::byte* workspace, const int heads_at_once) {
   extern __shared__ __align__(1024) std::byte memory[];
@@ -528,93 +577,116 @@ __global__ void __launch_bounds__(kThreads, 4)
   fence_async_proxy();
   __syncthreads();
 
-  float2 q_square{1, 1};
-  if (p.use_qk_l2norm) {
-    float qq[32];
-    fence_wgmma();
-    multiply_rows<T, K>(qq, q_rows, q_rows);
-    commit_wgmma();
-    wait_wgmma<0>();
-    pin(qq);
-    q_square = diagonal_of(qq, at.warp, at.lane);
-  }
   float kk[32], qk[32];
   fence_wgmma();
+  multiply_rows<T, K>(qk, q_rows, q_rows);  // for its diagonal alone
   multiply_rows<T, K>(kk, k_rows, k_rows);
-  multiply_rows<T, K>(qk, q_rows, k_rows);
   commit_wgmma();
   wait_wgmma<0>();
-  pin(kk);
   pin(qk);
-  const float2 k_square = diagonal_of(kk, at.warp, at.lane);
-  if (has_diagonal(at.lane)) {
-    const auto store = [&](int i, float k2, float q2) {
-      const float eps = p.l2norm_eps, power = row_power(k2);
-      const bool exists = i < rows, normalised = p.use_qk_l2norm;
-      m.k_norm[i] = !exists ? 0.0f : normalised ? rsqrtf(__fadd_rn(k2, eps)) : 1.0f;
-      m.q_norm[i] = !exists ? 0.0f : normalised ? rsqrtf(__fadd_rn(q2, eps)) : 1.0f;
-      m.k_power[i] = power;
-      m.k_power_inverse[i] = inverse_power(power);
-    };
-    store(at.i0, k_square.x, q_square.x);
-    store(at.i1, k_square.y, q_square.y);
-  }
-  __syncthreads();  // the rows' memory is now that of the record
+  pin(kk);
+  const float2 q_square = diagonal_of(qk, at.warp, at.lane);
+  fence_wgmma();
+  multiply_rows<T, K>(qk, q_rows, k_rows);
+  commit_wgmma();
+  store_norms(m, p, diagonal_of(kk, at.warp, at.lane), q_square, rows, at);
+  wait_wgmma<0>();
+  pin(qk);
+  __syncthreads();  // the rows' memory is now that of the matrices
 
-  zero_above(m.record, at);
-  auto* record = reinterpret_cast<HeadRecord*>(workspace) +
-                 (static_cast<int64_t>(number) * value_heads + first_head);
+  auto* records = reinterpret_cast<HeadRecord*>(workspace) +
+                  (static_cast<int64_t>(number) * value_heads + first_head);
+  const float P_power = p.use_qk_l2norm
+                            ? power_of_P(p.scale, 1, 1)
+                            : power_of_P(p.scale, largest_of(m.k_largest), largest_of(m.q_largest));
+  const float P_scale = p.scale * inverse_power(P_power);
+  zero_above(m.P[0], at);
+  if (count > 1) zero_above(m.P[1], at);
+  zero_above(m.T_high, at);
+  zero_above(m.T_low, at);
+  // P of all heads, a warp its rows by itself.
 #pragma unroll 1
-  for (int head_at = 0; head_at < count; ++head_at, ++record) {
-    const HeadGates& h = m.heads[head_at];
-    const bool first = head_at == 0;
-    switch (at.warp) {
-      case 0: make_record<0>(kk, qk, m, h, p.scale, first, at); break;
-      case 1: make_record<1>(kk, qk, m, h, p.scale, first, at); break;
-      case 2: make_record<2>(kk, qk, m, h, p.scale, first, at); break;
-      default: make_record<3>(kk, qk, m, h, p.scale, first, at);
+  for (int i = 0; i < count; ++i) {
+    const HeadGates& h = m.heads[i];
+    std::byte* matrix = m.P[i % 2];
+    const uint32_t address = shared_address(matrix);
+    if (i >= 2) {
+      if (at.lane == 0) wait_bulk_read<1>();
+      __syncwarp();
     }
-    store_vectors(m, h, p.scale);
+    if (h.rise > 0) {
+      make_steep_P(qk, m, h, P_scale, matrix, at);
+    } else {
+      switch (at.warp) {
+        case 0:
+          make_P<0>(qk, m, h, P_scale, address, at);
+          break;
+        case 1:
+          make_P<1>(qk, m, h, P_scale, address, at);
+          break;
+        case 2:
+          make_P<2>(qk, m, h, P_scale, address, at);
+          break;
+        default:
+          make_P<3>(qk, m, h, P_scale, address, at);
+      }
+    }
     fence_async_proxy();
-    __syncthreads();
-
-    // P of float16 has the digits it needs where its largest element is from 2^-10 to finite.
-    constexpr uint32_t kLeast = 0x1400, kInfinite = 0x7c00;
-    const uint32_t largest =
-        max(max(m.largest[0], m.largest[1]), max(m.largest[2], m.largest[3]));
-    const bool remake_T = h.steep || m.infinite[0] || m.infinite[1] || m.infinite[2] || m.infinite[3];
-    const bool remake_P = h.steep || largest < kLeast || largest >= kInfinite;
-    if (remake_T || remake_P) {
-      if (remake_P) scale_P(qk, m, h, p.scale, at);
-      if (remake_T) scale_T(kk, m, h, at, record);
-      fence_async_proxy();
-      __syncthreads();
-    }
-    if (threadIdx.x == 0) {
-      constexpr int kBytes = (offsetof(HeadRecord, P_power) + 4 + 15) / 16 * 16;
-      const int from = remake_T ? offsetof(HeadRecord, P) : 0;
-      copy_bulk_out(reinterpret_cast<std::byte*>(record) + from,
-                    shared_address(reinterpret_cast<std::byte*>(&m.record) + from), kBytes - from);
+    __syncwarp();
+    if (at.lane == 0) {
+      constexpr int kBytes = HeadRecord::kMatrixBytes / kTiles;
+      copy_bulk_out(records[i].P + at.warp * kBytes, address + at.warp * kBytes, kBytes);
       commit_bulk();
     }
+    store_vectors(m, h, p.scale, P_power * exp2_quick(h.rise), records + i);
   }
-  if (threadIdx.x == 0) wait_bulk<0>();
+  if (count > 1) {  // B lies where the second P was
+    if (at.lane == 0) wait_bulk_read<0>();
+    __syncthreads();
+  }
+
+#pragma unroll 1
+  for (int i = 0; i < count; ++i) {
+    const HeadGates& h = m.heads[i];
+    const bool first = i == 0;
+    switch (at.warp) {
+      case 0:
+        make_T<0>(kk, m, h, first, at);
+        break;
+      case 1:
+        make_T<1>(kk, m, h, first, at);
+        break;
+      case 2:
+        make_T<2>(kk, m, h, first, at);
+        break;
+      default:
+        make_T<3>(kk, m, h, first, at);
+    }
+    fence_async_proxy();
+    __syncthreads();
+    HeadRecord* record = records + i;
+    float power = h.T_power;
+    if (h.rise > 0 || m.infinite[0] || m.infinite[1] || m.infinite[2] || m.infinite[3]) {
+      power *= make_large_T(kk, m, h, at, record);
+    } else if (threadIdx.x == 0) {
+      copy_bulk_out(record->T_high, shared_address(m.T_high), 2 * HeadRecord::kMatrixBytes);
+      commit_bulk();
+    }
+    if (threadIdx.x == 0) record->T_power = power;
+  }
+  if (at.lane == 0) wait_bulk<0>();
 }
 
-}  // namespace
-
-Status prepare(const DeltaRuleProblem& problem, std::byte* workspace, const Stream& stream) {
+// at_once: value heads of a block.
+template <int kBlocksPerMultiprocessor>
+Status prepare(const DeltaRuleProblem& problem, std::byte* workspace, const Stream& stream,
+               int64_t at_once) {
   const ChunkTable table{problem.sequences, kChunk};
   const Shape& shape = problem.shape;
-  const int64_t group = shape.value_heads / shape.heads;
-  // Few records: each has a block of its own.
-  constexpr int64_t kFew = 1024;
-  const int64_t at_once =
-      table.bound() * shape.value_heads <= kFew ? 1 : std::min<int64_t>(group, kHeadsAtMost);
-  const int64_t parts = (group + at_once - 1) / at_once;
+  const int64_t parts = (shape.value_heads / shape.heads + at_once - 1) / at_once;
   const auto run = [&](auto element, auto k) {
     const size_t shared = sizeof(Shared) + static_cast<size_t>(at_once) * sizeof(HeadGates);
-    return launch(&prepare_kernel<decltype(element), decltype(k)::value>,
+    return launch(&prepare_kernel<decltype(element), decltype(k)::value, kBlocksPerMultiprocessor>,
                   {table.bound() * shape.heads * parts, kThreads, shared, stream.stream, true},
                   problem, Flag{stream.out_of_range}, workspace, static_cast<int>(at_once));
   };
@@ -623,6 +695,19 @@ Status prepare(const DeltaRuleProblem& problem, std::byte* workspace, const Stre
                          : run(element, std::integral_constant<int, 128>());
   };
   return shape.dtype == DType::kBF16 ? with_k(__nv_bfloat16()) : with_k(__half());
+}
+
+}  // namespace
+
+Status prepare(const DeltaRuleProblem& problem, std::byte* workspace, const Stream& stream) {
+  // Few records: each has a block of its own.
+  constexpr int64_t kFew = 1024, kMost = 2;
+  const Shape& shape = problem.shape;
+  const ChunkTable table{problem.sequences, kChunk};
+  const int64_t at_once = table.bound() * shape.value_heads <= kFew
+                              ? 1
+                              : std::min<int64_t>(shape.value_heads / shape.heads, kMost);
+  return prepare<4>(problem, workspace, stream, at_once);
 }
 
 }  // namespace gdn::cuda::sm90

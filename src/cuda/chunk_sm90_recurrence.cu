@@ -25,13 +25,13 @@ template <int K>
 __device__ void init_barriers(Shared<K>& m) {
   constexpr uint32_t kWarps = kGroup / kWarp;
   for (int i = 0; i < kStages; ++i) {
-    init_barrier(m.full[i], kGroup + 1);  // and the record's bytes
-    init_barrier(m.k_read[i], kWarps);
-    init_barrier(m.k_ready[i], kGroup);
-    init_barrier(m.empty[i], kWarps);
+    init_barrier(shared_address(&m.full[i]), kGroup + 1);  // and the record's bytes
+    init_barrier(shared_address(&m.k_read[i]), kWarps);
+    init_barrier(shared_address(&m.k_ready[i]), kGroup);
+    init_barrier(shared_address(&m.empty[i]), kWarps);
   }
-  init_barrier(m.out_full, kWarps);
-  init_barrier(m.out_empty, kGroup);
+  init_barrier(shared_address(&m.out_full), kWarps);
+  init_barrier(shared_address(&m.out_empty), kGroup);
   fence_barrier_init();
 }
 
