@@ -20,7 +20,8 @@ class TorchExecutor final : public Executor {
   void run(int64_t count, Task task, void* closure) override;
 };
 
-// What a library with kernels for GPUs sets when it is loaded; until then no call has tensors there.
+// What a library with kernels for GPUs sets when it is loaded; until then no call has tensors
+// there.
 struct GpuHooks {
   // PyTorch's current stream on a GPU. Throws.
   void* (*current_stream)(int32_t gpu);

@@ -40,8 +40,8 @@ void causal_conv1d(StableIValue* stack, uint64_t, uint64_t) {
   if (output_final_state && sequences >= 0 && args.x.rank == 3 && args.weight.rank == 2 &&
       args.weight.shape[1] >= 1) {
     const int64_t shape[] = {sequences, args.x.shape[2], args.weight.shape[1] - 1};
-    final_state =
-        new_final_state(sequences, initial_state, shape, 3, slots.initial_state_indices.given(), place);
+    final_state = new_final_state(sequences, initial_state, shape, 3,
+                                  slots.initial_state_indices.given(), place);
     args.final_state = final_state.view();
   }
   run(gdn::causal_conv1d, args, place, kernel);

@@ -42,8 +42,8 @@ void functional(const char* op, StableIValue* stack) {
     const bool vk = args.state_layout == StateLayout::kVK;
     const int64_t K = args.q.shape[3], V = args.v.shape[3];
     const int64_t shape[] = {sequences, args.v.shape[2], vk ? V : K, vk ? K : V};
-    final_state =
-        new_final_state(sequences, initial_state, shape, 4, slots.initial_state_indices.given(), place);
+    final_state = new_final_state(sequences, initial_state, shape, 4,
+                                  slots.initial_state_indices.given(), place);
     args.final_state = final_state.view();
   }
   run(operation, args, place, kernel);
@@ -72,9 +72,8 @@ Tensor new_final_state(int64_t sequences, const Tensor& initial, const int64_t* 
   int64_t extents[TensorView::kMaxRank] = {sequences};
   const bool like = initial.given() && initial.view().rank == rank;
   for (int i = 1; i < rank; ++i) extents[i] = like ? initial.view().shape[i] : shape[i];
-  Tensor state = new_tensor(extents, rank,
-                            initial.given() ? initial.torch_dtype() : aoti_torch_dtype_float32(),
-                            place);
+  Tensor state = new_tensor(
+      extents, rank, initial.given() ? initial.torch_dtype() : aoti_torch_dtype_float32(), place);
   const TensorView& view = state.view();
   if (!zeros || view.size() == 0) return state;
   if (place.on_gpu()) {

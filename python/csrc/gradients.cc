@@ -19,8 +19,8 @@ StableIValue share(const Tensor& tensor) {
 }  // namespace
 
 // _history(Tensor[] tensors) -> Tensor: an empty tensor. PyTorch's kernel for operators that have
-// none for autograd gives it a history where one of the tensors requires a gradient. Whatever device
-// they are on.
+// none for autograd gives it a history where one of the tensors requires a gradient. Whatever
+// device they are on.
 void history(StableIValue* stack, uint64_t, uint64_t) {
   StableListHandle list = nullptr;
   std::memcpy(&list, &stack[0], sizeof list);

@@ -112,8 +112,8 @@ Tensor empty_tensor(int32_t torch_dtype, Place place) {
 Place Arguments::place(const char* op) const {
   if (other_.on_gpu()) {
     fail(StatusCode::kInvalidArgument,
-         std::string(op) + ": tensors are on cuda:" + std::to_string(place_.gpu) + " and cuda:" +
-             std::to_string(other_.gpu) + ", expected one device");
+         std::string(op) + ": tensors are on cuda:" + std::to_string(place_.gpu) +
+             " and cuda:" + std::to_string(other_.gpu) + ", expected one device");
   }
   return place_;
 }

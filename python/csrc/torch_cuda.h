@@ -4,5 +4,5 @@
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 
-extern "C" AOTI_TORCH_EXPORT AOTITorchError
-aoti_torch_get_current_cuda_stream(int32_t device_index, void** ret_stream);
+extern "C" AOTI_TORCH_EXPORT AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index,
+                                                                               void** ret_stream);

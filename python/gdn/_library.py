@@ -22,7 +22,7 @@ def _load():
             torch.ops.load_library(str(cuda))
             return None
         except OSError as error:  # before any of its code has run
-            reason = f"{cuda.name} does not load: {error}"
+            reason = f"{cuda.name} does not load: {error.__cause__ or error}"
             warnings.warn(f"gdn: tensor operations run on GPUs, since {reason}")
     if not cpu.exists():
         raise ImportError(
