@@ -152,7 +152,9 @@ def test_what_the_device_supports_decides(capability, monkeypatch):
 @needs_library
 def test_traced_calls_come_to_the_operator(monkeypatch):
     """has_kernel is a constant for what traces: a graph for a GPU has gdn.chunk in it."""
-    monkeypatch.setattr(gdn._dispatch, "_gpu_has_kernel", lambda device: True)
+    asks_the_driver = torch._dynamo.disable(lambda device: True)  # which nothing could trace
+    monkeypatch.setattr(gdn._dispatch, "_gpu_has_kernel", asks_the_driver)
+    monkeypatch.setattr(gdn._dispatch, "_has_kernel", {})
     call = inputs.delta_rule(T=7)
 
     class Prefill(torch.nn.Module):
@@ -268,9 +270,9 @@ def test_lengths_out_of_range_raise_the_flag():
 
 @needs_gpu
 def test_no_memory_is_an_error_of_pytorch_for_it():
-    x = torch.empty(1, 1, device="cuda").expand(1 << 30, 1 << 8)  # 2^40 bytes as a result
+    x = torch.ones(1, 1, device="cuda").expand(1 << 40, 1)
     with pytest.raises(torch.OutOfMemoryError, match="gdn: could not allocate a tensor of"):
-        gdn.ops.l2norm(x.as_strided((1 << 30, 1 << 8), (0, 1))[:, :1].expand(1 << 40, 1))
+        gdn.ops.l2norm(x)
 
 
 @needs_gpu
