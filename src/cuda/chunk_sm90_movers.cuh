@@ -1,8 +1,11 @@
 // The warpgroup that moves: tokens and records to shared memory two chunks ahead of the state, k to
-// float16 once its products with the state are done, and outputs to memory.
+// float16 once its products with the state are done, and outputs to memory. Whole chunks of aligned
+// tensors are moved by the copy engine, which one thread tells; the last tokens of a sequence,
+// after which nothing may be read, and tensors that are not aligned by all threads.
 #pragma once
 
 #include "cuda/chunk_sm90_shared.cuh"
+#include "cuda/chunk_sm90_stages.h"
 #include "cuda/element.cuh"
 #include "cuda/hopper.cuh"
 #include "cuda/mma.cuh"
@@ -52,40 +55,115 @@ __device__ __forceinline__ void store_piece(uint32_t address, const uint32_t (&x
                : "memory");
 }
 
+// Tile 64 elements from `element` on, of 64 tokens from `token` on.
+struct TilePosition {
+  int element, head, token, batch;
+};
+__device__ __forceinline__ void load_tile(const CUtensorMap& map, const TilePosition& at,
+                                          uint32_t to, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%3,%4,%5,%6}], [%2];" ::"r"(to),
+      "l"(&map), "r"(barrier), "r"(at.element), "r"(at.head), "r"(at.token), "r"(at.batch)
+      : "memory");
+}
+__device__ __forceinline__ void store_tile(const CUtensorMap& map, const TilePosition& at,
+                                           uint32_t from) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%2,%3,%4,%5}], [%1];" ::"l"(
+          &map),
+      "r"(from), "r"(at.element), "r"(at.head), "r"(at.token), "r"(at.batch)
+      : "memory");
+}
+
 template <class T, int K>
 struct Mover {
   using KPieces = Pieces<K / 8>;
   using VPieces = Pieces<kColumns / 8>;
 
   Shared<K>& m;
+  const TokenMaps& maps;
   const Sequence& s;
+  int qk_head, value_head, v0;
   Rows<T> k, q, v, out;
   const std::byte* records;  // of the first chunk
   int64_t record_stride;     // bytes to the next chunk's
   int thread = static_cast<int>(threadIdx.x) % kGroup;
 
-  // Rows t0 .. t0 + kChunk - 1 to a tile, zeros from the sequence's end on.
-  template <class P>
-  __device__ void load_rows(const Rows<T>& x, int64_t t0, const std::byte* tile) const {
-    const P mine(thread);
-    uint32_t to = shared_address(tile) + mine.offset();
-    const T* from = x.first + (t0 + mine.row) * x.stride + mine.piece * 8;
-    const int left = valid_tokens(t0) - mine.row;
-    if (x.aligned) {
+  __device__ bool leads() const { return thread == 0; }
+  __device__ static void sync() { sync_threads<kGroup>(1); }
+  __device__ int valid_tokens(int64_t chunk) const {
+    const int64_t left = s.length - chunk * kChunk;
+    return static_cast<int>(left < kChunk ? left : kChunk);
+  }
+  __device__ bool by_engine(int64_t chunk) const {
+    return maps.given && valid_tokens(chunk) == kChunk;
+  }
+  __device__ TilePosition position(int64_t chunk, int head, int element) const {
+    return {element, head, static_cast<int>(s.begin + chunk * kChunk), static_cast<int>(s.batch)};
+  }
+
+  // ---- Loads
+
+  __device__ void load(int64_t chunk, const Cursor& cursor) const {
+    Stage<K>& to = m.stage[cursor.stage];
+    const uint32_t full = shared_address(&m.full[cursor.stage]);
+    const uint32_t empty = shared_address(&m.empty[cursor.stage]);
+    const bool used = chunk >= kStages;
+    if (by_engine(chunk)) {
+      if (!leads()) return;
+      if (used) wait_barrier(empty, cursor.phase ^ 1);
+      constexpr int kTiles = 2 * Stage<K>::kRowTiles + 1;
+      arrive_expecting(full, sizeof(HeadRecord) + kTiles * kTileBytes);
+      const auto rows = [&](const CUtensorMap& map, const std::byte* tiles) {
 #pragma unroll
-      for (int i = 0; i < P::kCount; ++i) {
-        const bool valid = i * P::kStep < left;
-        copy_async(to + i * P::kStepBytes, valid ? from : x.first, valid ? 16 : 0);
-        from += P::kStep * x.stride;
-      }
-    } else {
+        for (int i = 0; i < Stage<K>::kRowTiles; ++i) {
+          load_tile(map, position(chunk, qk_head, i * 64), shared_address(tiles) + i * kTileBytes,
+                    full);
+        }
+      };
+      rows(maps.k, to.k);
+      rows(maps.q, to.q);
+      load_tile(maps.v, position(chunk, value_head, v0), shared_address(to.v), full);
+      load_record(to, chunk, full);
+      return;
+    }
+    if (used) wait_barrier(empty, cursor.phase ^ 1);
+    if (leads()) {
+      expect_bytes(full, sizeof(HeadRecord));
+      load_record(to, chunk, full);
+    }
+    load_rows<KPieces>(k, chunk, to.k);
+    load_rows<VPieces>(v, chunk, to.v);
+    load_rows<KPieces>(q, chunk, to.q);
+    commit_copies();
+    wait_for_copies<0>();
+    fence_async_proxy();
+    sync();
+    if (leads()) arrive(full);
+  }
+  __device__ void load_record(Stage<K>& to, int64_t chunk, uint32_t full) const {
+    copy_bulk_in(shared_address(&to.record), records + chunk * record_stride, sizeof(HeadRecord),
+                 full);
+  }
+  // Rows of a chunk to tiles, zeros from the sequence's end on.
+  template <class P>
+  __device__ void load_rows(const Rows<T>& x, int64_t chunk, const std::byte* tiles) const {
+    const P mine(thread);
+    const uint32_t to = shared_address(tiles) + mine.offset();
+    const T* from = x.first + (chunk * kChunk + mine.row) * x.stride + mine.piece * 8;
+    const int left = valid_tokens(chunk) - mine.row;
 #pragma unroll 1
-      for (int i = 0; i < P::kCount; ++i) {
+    for (int i = 0; i < P::kCount; ++i) {
+      const bool valid = i * P::kStep < left;
+      if (x.aligned) {
+        copy_async(to + i * P::kStepBytes, valid ? from : x.first, valid ? 16 : 0);
+      } else {
         uint32_t bits[4] = {};
-        if (i * P::kStep < left) load_unaligned(from, bits);
+        if (valid) load_unaligned(from, bits);
         store_piece(to + i * P::kStepBytes, bits);
-        from += P::kStep * x.stride;
       }
+      from += P::kStep * x.stride;
     }
   }
   __device__ static void load_unaligned(const T* from, uint32_t (&bits)[4]) {
@@ -93,55 +171,53 @@ struct Mover {
 #pragma unroll
     for (int i = 0; i < 4; ++i) bits[i] = halves[2 * i] | uint32_t{halves[2 * i + 1]} << 16;
   }
-  __device__ int valid_tokens(int64_t t0) const {
-    const int64_t left = s.length - t0;
-    return static_cast<int>(left < kChunk ? left : kChunk);
-  }
 
-  __device__ void load(int64_t chunk, int stage) const {
-    Stage<K>& to = m.stage[stage];
-    if (thread == 0) {
-      arrive_expecting(shared_address(&m.full[stage]), sizeof(HeadRecord));
-      copy_bulk_in(shared_address(&to.record), records + chunk * record_stride, sizeof(HeadRecord),
-                   shared_address(&m.full[stage]));
-    }
-    load_rows<KPieces>(k, chunk * kChunk, to.k);
-    load_rows<VPieces>(v, chunk * kChunk, to.v);
-    load_rows<KPieces>(q, chunk * kChunk, to.q);
-  }
+  // ---- k times its rows' powers of two, in float16; every thread its own pieces.
 
-  // k times its rows' powers of two, in float16; every thread its own pieces.
   __device__ void convert_k(Stage<K>& stage) const {
     const KPieces mine(thread);
     const uint32_t at = shared_address(stage.k) + mine.offset();
+    uint32_t bits[KPieces::kCount][4];
+    float power[KPieces::kCount];
 #pragma unroll
     for (int i = 0; i < KPieces::kCount; ++i) {
-      const float power = stage.record.k_power[mine.row + i * KPieces::kStep];
-      uint32_t bits[4];
-      load_piece(at + i * KPieces::kStepBytes, bits);
+      load_piece(at + i * KPieces::kStepBytes, bits[i]);
+      power[i] = stage.record.k_power[mine.row + i * KPieces::kStep];
+    }
 #pragma unroll
-      for (uint32_t& pair : bits) {
+    for (int i = 0; i < KPieces::kCount; ++i) {
+#pragma unroll
+      for (uint32_t& pair : bits[i]) {
         const float2 x = unpack_pair<T>(pair);
-        pair = pack_halves(x.x * power, x.y * power);
+        pair = pack_halves(x.x * power[i], x.y * power[i]);
       }
-      store_piece(at + i * KPieces::kStepBytes, bits);
+      store_piece(at + i * KPieces::kStepBytes, bits[i]);
     }
   }
 
+  // ---- Outputs
+
   __device__ void store_out(int64_t chunk) const {
+    if (by_engine(chunk)) {
+      if (!leads()) return;
+      wait_barrier(shared_address(&m.out_full), chunk & 1);
+      store_tile(maps.out, position(chunk, value_head, v0), shared_address(m.out));
+      commit_bulk();
+      return;
+    }
+    wait_barrier(shared_address(&m.out_full), chunk & 1);
     const VPieces mine(thread);
     const uint32_t from = shared_address(m.out) + mine.offset();
-    uint32_t bits[VPieces::kCount][4];
-#pragma unroll
-    for (int i = 0; i < VPieces::kCount; ++i) load_piece(from + i * VPieces::kStepBytes, bits[i]);
-    arrive(shared_address(&m.out_empty));
     T* to = const_cast<T*>(out.first) + (chunk * kChunk + mine.row) * out.stride + mine.piece * 8;
-    const int left = valid_tokens(chunk * kChunk) - mine.row;
-#pragma unroll
+    const int left = valid_tokens(chunk) - mine.row;
+#pragma unroll 1
     for (int i = 0; i < VPieces::kCount; ++i) {
-      if (i * VPieces::kStep < left) write_piece(to, bits[i]);
+      uint32_t bits[4];
+      load_piece(from + i * VPieces::kStepBytes, bits);
+      if (i * VPieces::kStep < left) write_piece(to, bits);
       to += VPieces::kStep * out.stride;
     }
+    sync();
   }
   __device__ void write_piece(T* to, const uint32_t (&bits)[4]) const {
     if (out.aligned) {
@@ -152,34 +228,23 @@ struct Mover {
 #pragma unroll
     for (int i = 0; i < 8; ++i) halves[i] = static_cast<uint16_t>(bits[i / 2] >> i % 2 * 16);
   }
-
-  // What this thread has copied is there, for wgmma too.
-  template <int kPending>
-  __device__ void hand_over(int stage) const {
-    wait_for_copies<kPending>();
-    fence_async_proxy();
-    arrive(shared_address(&m.full[stage]));
+  // What store_out read can be written anew.
+  __device__ void release_out() const {
+    if (!leads()) return;
+    wait_bulk_read<0>();
+    arrive(shared_address(&m.out_empty));
   }
 
   __device__ void run(int64_t chunks) const {
-    Cursor loading, ready, working;
+    Cursor loading, working;
     const auto load_next = [&](int64_t chunk) {
-      if (chunk < chunks) {
-        if (chunk >= kStages)
-          wait_barrier(shared_address(&m.empty[loading.stage]), loading.phase ^ 1);
-        load(chunk, loading.stage);
-        loading.advance();
-      }
-      commit_copies();
-    };
-    const auto hand_over_next = [&](int64_t chunk) {
       if (chunk >= chunks) return;
-      hand_over<1>(ready.stage);
-      ready.advance();
+      load(chunk, loading);
+      loading.advance();
     };
     load_next(0);
     load_next(1);
-    hand_over_next(0);
+#pragma unroll 1
     for (int64_t c = 0; c < chunks; ++c) {
       Stage<K>& stage = m.stage[working.stage];
       wait_barrier(shared_address(&m.full[working.stage]), working.phase);  // the record
@@ -187,18 +252,13 @@ struct Mover {
       convert_k(stage);
       fence_async_proxy();
       arrive(shared_address(&m.k_ready[working.stage]));
-      if (c > 0) {
-        wait_barrier(shared_address(&m.out_full), (c - 1) & 1);
-        store_out(c - 1);
-      }
+      if (c > 0) store_out(c - 1);
       load_next(c + 2);
-      hand_over_next(c + 1);
+      if (c > 0) release_out();
       working.advance();
     }
-    if (chunks > 0) {
-      wait_barrier(shared_address(&m.out_full), (chunks - 1) & 1);
-      store_out(chunks - 1);
-    }
+    if (chunks > 0) store_out(chunks - 1);
+    if (leads()) wait_bulk<0>();
   }
 };
 

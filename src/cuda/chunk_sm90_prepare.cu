@@ -60,6 +60,7 @@ struct Shared {
   HeadGates heads[];
 };
 static_assert(sizeof(TilePlace) * kPlaces <= HeadRecord::kMatrixBytes);
+static_assert(offsetof(Shared, heads) % 16 == 0);
 
 __device__ __forceinline__ float exp2_quick(float x) {
   float result;
@@ -679,8 +680,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
 
 // at_once: value heads of a block.
 template <int kBlocksPerMultiprocessor>
-Status prepare(const DeltaRuleProblem& problem, std::byte* workspace, const Stream& stream,
-               int64_t at_once) {
+Status prepare_heads(const DeltaRuleProblem& problem, std::byte* workspace, const Stream& stream,
+                     int64_t at_once) {
   const ChunkTable table{problem.sequences, kChunk};
   const Shape& shape = problem.shape;
   const int64_t parts = (shape.value_heads / shape.heads + at_once - 1) / at_once;
@@ -707,7 +708,7 @@ Status prepare(const DeltaRuleProblem& problem, std::byte* workspace, const Stre
   const int64_t at_once = table.bound() * shape.value_heads <= kFew
                               ? 1
                               : std::min<int64_t>(shape.value_heads / shape.heads, kMost);
-  return prepare<4>(problem, workspace, stream, at_once);
+  return prepare_heads<4>(problem, workspace, stream, at_once);
 }
 
 }  // namespace gdn::cuda::sm90

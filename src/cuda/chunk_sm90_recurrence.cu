@@ -25,20 +25,20 @@ template <int K>
 __device__ void init_barriers(Shared<K>& m) {
   constexpr uint32_t kWarps = kGroup / kWarp;
   for (int i = 0; i < kStages; ++i) {
-    init_barrier(shared_address(&m.full[i]), kGroup + 1);  // and the record's bytes
+    init_barrier(shared_address(&m.full[i]), 1);  // and the bytes
     init_barrier(shared_address(&m.k_read[i]), kWarps);
     init_barrier(shared_address(&m.k_ready[i]), kGroup);
     init_barrier(shared_address(&m.empty[i]), kWarps);
   }
   init_barrier(shared_address(&m.out_full), kWarps);
-  init_barrier(shared_address(&m.out_empty), kGroup);
+  init_barrier(shared_address(&m.out_empty), 1);
   fence_barrier_init();
 }
 
 template <class T, int K>
 __global__ void __launch_bounds__(kThreads, 1)
-    walk_kernel(const __grid_constant__ DeltaRuleProblem p, const Flag flag,
-                const std::byte* records) {
+    walk_kernel(const __grid_constant__ DeltaRuleProblem p, const __grid_constant__ TokenMaps maps,
+                const Flag flag, const std::byte* records) {
   extern __shared__ std::byte memory[];
   // An aligned integer cast to a pointer would make every access a generic one.
   Shared<K>& m = *reinterpret_cast<Shared<K>*>(
@@ -64,7 +64,11 @@ __global__ void __launch_bounds__(kThreads, 1)
     const int64_t qk_head = head / (shape.value_heads / shape.heads);
     const Mover<T, K> mover{
         m,
+        maps,
         s,
+        static_cast<int>(qk_head),
+        static_cast<int>(head),
+        v0,
         Rows<T>(p.k, s, qk_head, 0),
         Rows<T>(p.q, s, qk_head, 0),
         Rows<T>(p.v, s, head, v0),
@@ -105,11 +109,20 @@ Status walk(const DeltaRuleProblem& problem, const std::byte* workspace, const S
   // One sequence more for the rows past the last one.
   const int64_t sequences = shape.sequences + (problem.sequences.cu_seqlens.given() ? 1 : 0);
   const int64_t blocks = sequences * shape.value_heads * (shape.V / kColumns);
+  TokenMaps maps{};
+  const int64_t batch = problem.sequences.cu_seqlens.given() ? 1 : shape.sequences;
+  const auto map = [&](const TokenTensor& x, int64_t heads, int64_t d, CUtensorMap* to) {
+    return make_tensor_map(x, batch, problem.sequences.row_length, heads, d, to);
+  };
+  maps.given = map(problem.k, shape.heads, shape.K, &maps.k) &&
+               map(problem.q, shape.heads, shape.K, &maps.q) &&
+               map(problem.v, shape.value_heads, shape.V, &maps.v) &&
+               map(problem.out, shape.value_heads, shape.V, &maps.out);
   const auto run = [&](auto element, auto k) {
     constexpr int K = decltype(k)::value;
     return launch(&walk_kernel<decltype(element), K>,
                   {blocks, kThreads, sizeof(Shared<K>) + alignof(Shared<K>), stream.stream, true},
-                  problem, Flag{stream.out_of_range}, workspace);
+                  problem, maps, Flag{stream.out_of_range}, workspace);
   };
   const auto with_k = [&](auto element) {
     return shape.K == 64 ? run(element, std::integral_constant<int, 64>())

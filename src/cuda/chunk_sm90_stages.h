@@ -4,8 +4,15 @@
 #include <cstddef>
 
 #include "cuda/kernels.h"
+#include "cuda/tensor_map.h"
 
 namespace gdn::cuda::sm90 {
+
+// Of what the recurrence reads and writes by the copy engine, if it can.
+struct alignas(64) TokenMaps {
+  CUtensorMap k, q, v, out;
+  bool given = false;
+};
 
 // Fills the records (chunk_sm90_record.h) of all chunks: that of chunk `number` of ChunkTable and a
 // value head is record number * HV + value_head of the workspace. K of 64 or 128, 16-bit elements.

@@ -39,6 +39,18 @@ __device__ inline float inverse_of_power(float power) {
   return __uint_as_float(0x7f000000u - __float_as_uint(power));
 }
 
+// Of each of two pairs of elements the larger magnitude, with a sign that means nothing.
+template <class T>
+__device__ __forceinline__ uint32_t larger(uint32_t a, uint32_t b) {
+  uint32_t result;
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    asm("max.xorsign.abs.bf16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+  } else {
+    asm("max.xorsign.abs.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+  }
+  return result;
+}
+
 template <class T, int K>
 struct StateColumns {
   static constexpr bool kBF16 = std::is_same_v<T, __nv_bfloat16>;
@@ -140,10 +152,13 @@ struct StateColumns {
   __device__ static const uint32_t (&operand(const uint32_t (&packed)[kCount], int step))[4] {
     return *reinterpret_cast<const uint32_t(*)[4]>(packed + 4 * step);
   }
-  // The operand of step `step` in tiles whose rows are what it is not contracted over.
-  __device__ static uint64_t rows_operand(const std::byte* tiles, int step) {
-    return descriptor(shared_address(tiles) +
-                      static_cast<uint32_t>(step / 4 * kTileBytes + step % 4 * 32));
+  // A tile, or tiles side by side, as an operand; the same in all lanes for the compiler too.
+  __device__ __forceinline__ static uint64_t operand_of(const std::byte* tiles, int leading = 16) {
+    return descriptor(__shfl_sync(kAllLanes, shared_address(tiles), 0), leading);
+  }
+  // Of step `step` where it is contracted over what lies side by side.
+  __device__ __forceinline__ static uint64_t at_step(uint64_t tiles, int step) {
+    return advance(tiles, step / 4 * kTileBytes + step % 4 * 32);
   }
   __device__ void pack_state() {
     if constexpr (!kBF16) {
@@ -162,20 +177,20 @@ struct StateColumns {
     }
   }
   __device__ void multiply_keys(const Stage<K>& stage) {
+    const uint64_t keys = operand_of(stage.k);
     fence_wgmma();
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
-      multiply_64x64<T, Major::kK>(x, operand(packed_S, step), rows_operand(stage.k, step),
-                                   step > 0);
+      multiply_64x64<T, Major::kK>(x, operand(packed_S, step), at_step(keys, step), step > 0);
     }
     commit_wgmma();
   }
   __device__ void multiply_queries(const Stage<K>& stage, int from, int to) {
+    const uint64_t queries = operand_of(stage.q);
     fence_wgmma();
 #pragma unroll
     for (int step = from; step < to; ++step) {
-      multiply_64x64<T, Major::kK>(out, operand(packed_S, step), rows_operand(stage.q, step),
-                                   step > 0);
+      multiply_64x64<T, Major::kK>(out, operand(packed_S, step), at_step(queries, step), step > 0);
     }
     commit_wgmma();
   }
@@ -201,22 +216,18 @@ struct StateColumns {
 
   // Units for this chunk, and V in them.
   __device__ void choose_units(uint32_t (&v)[kChunk / 4]) {
-    Pair of_state[2], of_values[2];
+    uint32_t of_state[2], of_values[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      of_state[r] = __habs2(as_pair(packed_S[r]));
-      of_values[r] = __habs2(as_pair(v[r]));
+      of_state[r] = packed_S[r];
+      of_values[r] = v[r];
 #pragma unroll
-      for (int i = 2 + r; i < K / 4; i += 2) {
-        of_state[r] = __hmax2(of_state[r], __habs2(as_pair(packed_S[i])));
-      }
+      for (int i = 2 + r; i < K / 4; i += 2) of_state[r] = larger<T>(of_state[r], packed_S[i]);
 #pragma unroll
-      for (int i = 2 + r; i < kChunk / 4; i += 2) {
-        of_values[r] = __hmax2(of_values[r], __habs2(as_pair(v[i])));
-      }
+      for (int i = 2 + r; i < kChunk / 4; i += 2) of_values[r] = larger<T>(of_values[r], v[i]);
     }
-    const Pair state = largest_of_pairs(of_state), values = largest_of_pairs(of_values);
-    const float2 s = unpack_pair<T>(as_bits(state)), w = unpack_pair<T>(as_bits(values));
+    const uint32_t state = largest_of_pairs(of_state), values = largest_of_pairs(of_values);
+    const float2 s = unpack_pair<T>(state), w = unpack_pair<T>(values);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const float in_state = (r == 0 ? s.x : s.y) * unit[r] * inverse_of_power(pack_factor[r]);
@@ -233,13 +244,13 @@ struct StateColumns {
   __device__ static uint32_t as_bits(Pair pair) {
     return *reinterpret_cast<const uint32_t*>(&pair);
   }
-  // The largest elements of two rows, over the four lanes that share them.
-  __device__ static Pair largest_of_pairs(const Pair (&rows)[2]) {
-    const uint32_t first = as_bits(rows[0]), second = as_bits(rows[1]);
-    Pair both = __hmax2(as_pair(__byte_perm(first, second, 0x5410)),
-                        as_pair(__byte_perm(first, second, 0x7632)));
-    both = __hmax2(both, __shfl_xor_sync(kAllLanes, both, 1));
-    return __hmax2(both, __shfl_xor_sync(kAllLanes, both, 2));
+  // The largest |elements| of two rows, over the four lanes that share them.
+  __device__ static uint32_t largest_of_pairs(const uint32_t (&rows)[2]) {
+    uint32_t both =
+        larger<T>(__byte_perm(rows[0], rows[1], 0x5410), __byte_perm(rows[0], rows[1], 0x7632));
+    both = larger<T>(both, __shfl_xor_sync(kAllLanes, both, 1));
+    both = larger<T>(both, __shfl_xor_sync(kAllLanes, both, 2));
+    return both & 0x7fff7fffu;
   }
 
   // From S K^T in flight to V_new in x, d o V_new packed, and S Q^T in out; S times its decay.
@@ -276,16 +287,15 @@ struct StateColumns {
                                       __fmaf_rn(-factors[tile][r].y, sk[1], values.y));
       }
     }
+    const uint64_t T_high = operand_of(record.T_high), T_low = operand_of(record.T_low);
     fence_wgmma();
 #pragma unroll
     for (int step = 0; step < kChunk / 16; ++step) {
-      multiply_64x64<__half, Major::kK>(x, operand(a, step), rows_operand(record.T_high, step),
-                                        step > 0);
+      multiply_64x64<__half, Major::kK>(x, operand(a, step), at_step(T_high, step), step > 0);
     }
 #pragma unroll
     for (int step = 0; step < kChunk / 16; ++step) {
-      multiply_64x64<__half, Major::kK>(x, operand(a, step), rows_operand(record.T_low, step),
-                                        true);
+      multiply_64x64<__half, Major::kK>(x, operand(a, step), at_step(T_low, step), true);
     }
     commit_wgmma();
     multiply_queries(stage, kEarlySteps, kSteps);
@@ -320,11 +330,11 @@ struct StateColumns {
     const HeadRecord& record = stage.record;
     const float both_powers = record.T_power * record.P_power;
     wait_barrier(shared_address(&k_ready), phase);
+    const uint64_t keys = operand_of(stage.k, kTileBytes);
     fence_wgmma();
 #pragma unroll
     for (int step = 0; step < kChunk / 16; ++step) {
-      const uint64_t tokens =
-          descriptor(shared_address(stage.k) + static_cast<uint32_t>(step * 16 * 128), kTileBytes);
+      const uint64_t tokens = advance(keys, step * 16 * 128);
       if constexpr (K == 64) {
         multiply_64x64<__half, Major::kMN>(S, operand(decayed, step), tokens, true);
       } else {
@@ -348,10 +358,11 @@ struct StateColumns {
         a[2 * tile + r] = pack_halves(x[4 * tile + 2 * r], x[4 * tile + 2 * r + 1]);
       }
     }
+    const uint64_t P = operand_of(record.P);
     fence_wgmma();
 #pragma unroll
     for (int step = 0; step < kChunk / 16; ++step) {
-      multiply_64x64<__half, Major::kK>(out, operand(a, step), rows_operand(record.P, step), true);
+      multiply_64x64<__half, Major::kK>(out, operand(a, step), at_step(P, step), true);
     }
     commit_wgmma();
   }
@@ -374,6 +385,7 @@ struct StateColumns {
           shared_address(m.out) + static_cast<uint32_t>(swizzled(token, column)), packed[4 * pair],
           packed[4 * pair + 1], packed[4 * pair + 2], packed[4 * pair + 3]);
     }
+    fence_async_proxy();
     __syncwarp();
     if (lane == 0) arrive(shared_address(&m.out_full));
   }
