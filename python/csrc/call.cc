@@ -61,14 +61,18 @@ Call::Call(Place place, const std::optional<Text>& kernel) : place_(place) {
   }
   int32_t current = 0;
   require_ok(aoti_torch_get_current_device_index(&current), "the current device");
-  context_.stream = gpu_hooks.current_stream(place.gpu);
-  context_.out_of_range = gpu_hooks.out_of_range(place.gpu);
   if (current != place.gpu) {
     require_ok(aoti_torch_create_device_guard(place.gpu, &guard_), "a device guard");
   }
+  try {
+    begin_on_gpu(place.gpu, &context_);
+  } catch (...) {
+    end();
+    throw;
+  }
 }
 
-Call::~Call() {
+void Call::end() {
   if (guard_ != nullptr) aoti_torch_delete_device_guard(guard_);
 }
 

@@ -20,22 +20,17 @@ class TorchExecutor final : public Executor {
   void run(int64_t count, Task task, void* closure) override;
 };
 
-// What a library with kernels for GPUs sets when it is loaded; until then no call has tensors
-// there.
-struct GpuHooks {
-  // PyTorch's current stream on a GPU. Throws.
-  void* (*current_stream)(int32_t gpu);
-  // Context::out_of_range, or nullptr.
-  int32_t* (*out_of_range)(int32_t gpu);
-};
-inline GpuHooks gpu_hooks{};
+// Makes a GPU ready for a call of this thread, and says in the context what is the GPU's. What has
+// kernels for GPUs sets it when it is loaded (cuda.cc); until then no call has tensors there.
+// Throws.
+inline void (*begin_on_gpu)(int32_t gpu, Context* context) = nullptr;
 
 // The context of a call. On a GPU that one is the current device as long as this lives.
 class Call {
  public:
   // `kernel` outlives it.
   Call(Place place, const std::optional<Text>& kernel);
-  ~Call();
+  ~Call() { end(); }
   Call(const Call&) = delete;
   Call& operator=(const Call&) = delete;
 
@@ -45,6 +40,8 @@ class Call {
   void take_workspace(size_t bytes);
 
  private:
+  void end();
+
   TorchExecutor executor_;
   Context context_;
   Place place_;

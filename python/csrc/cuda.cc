@@ -8,6 +8,7 @@
 
 #include "call.h"
 #include "cuda/device.h"
+#include "cuda/launch.h"
 #include "registration.h"
 #include "torch_cuda.h"
 
@@ -19,14 +20,20 @@ constexpr int kMaxGpus = 64;  // in one process; PyTorch's own limit is 128
 // Where the kernels say that an index was out of range, for each GPU; set once by whoever asks.
 std::array<std::atomic<int32_t*>, kMaxGpus> flags{};
 
-void* current_stream(int32_t gpu) {
-  void* stream = nullptr;
-  require_ok(aoti_torch_get_current_cuda_stream(gpu, &stream), "the current stream");
-  return stream;
+// Makes a GPU the current one of the CUDA runtime in this object, which is another than PyTorch's:
+// in a thread without a context the two could differ.
+Status set_device(int32_t gpu) {
+  const cudaError_t error = cudaSetDevice(gpu);
+  if (error != cudaSuccess) cudaGetLastError();  // reported here, and not again by the next call
+  return cuda::status_of(error);
 }
 
-int32_t* out_of_range(int32_t gpu) {
-  return gpu < kMaxGpus ? flags[gpu].load(std::memory_order_relaxed) : nullptr;
+void begin(int32_t gpu, Context* context) {
+  if (const Status status = set_device(gpu); !status.ok()) {
+    fail(status.code(), "gdn: " + std::string(status.message()));
+  }
+  require_ok(aoti_torch_get_current_cuda_stream(gpu, &context->stream), "the current stream");
+  if (gpu < kMaxGpus) context->out_of_range = flags[gpu].load(std::memory_order_relaxed);
 }
 
 // _out_of_range_flag(Tensor flag) -> (): int32 [1]; the caller keeps it for good.
@@ -49,7 +56,8 @@ void gpu_status(StableIValue* stack, uint64_t, uint64_t) {
   DeviceGuardHandle guard = nullptr;
   require_ok(aoti_torch_create_device_guard(static_cast<int32_t>(gpu), &guard), "a device guard");
   cuda::Device device;
-  const Status status = cuda::current_device(&device);
+  Status status = set_device(static_cast<int32_t>(gpu));
+  if (status.ok()) status = cuda::current_device(&device);
   aoti_torch_delete_device_guard(guard);
   std::string reason;
   if (!status.ok()) {
@@ -74,7 +82,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(gdn, library) {
 STABLE_TORCH_LIBRARY_IMPL(gdn, CUDA, library) {
   // The table of backends is new: there is room.
   (void)gdn::install_cuda();
-  gpu_hooks = {current_stream, out_of_range};
+  begin_on_gpu = begin;
   implement_for_device(library);
   library.impl("_out_of_range_flag", out_of_range_flag);
 }
