@@ -109,10 +109,23 @@ def test_a_pytorch_without_cuda_does_not_look_at_it(tmp_path):
 
 
 @pytest.mark.skipif(not CUDA_OBJECT.exists(), reason="built without nvcc")
-@pytest.mark.skipif(torch.version.cuda is not None, reason="PyTorch has CUDA")
-def test_a_pytorch_without_cuda_cannot_load_it():
-    with pytest.raises(OSError):
-        torch.ops.load_library(str(CUDA_OBJECT))
+def test_beside_a_pytorch_without_cuda_it_is_refused_whole():
+    """By the name of PyTorch's library, before any of its code runs. Of this PyTorch the part for the
+    CPU alone is loaded, as another would have it."""
+    code = f"""
+import ctypes, importlib.util, pathlib
+folder = pathlib.Path(importlib.util.find_spec("torch").origin).parent / "lib"
+ctypes.CDLL(folder / "libtorch_cpu.so")
+try:
+    ctypes.CDLL("{CUDA_OBJECT}")
+except OSError as error:
+    assert "libtorch_cuda.so" in str(error), error
+else:
+    raise AssertionError("it loads")
+assert "libgdn_torch" not in open("/proc/self/maps").read()
+"""
+    found = run_python(code)
+    assert found.returncode == 0, found.stderr
 
 
 @pytest.fixture
