@@ -1,4 +1,4 @@
-"""torch.compile and CUDA graphs through it."""
+"""What PyTorch expects of an operator on a GPU: opcheck, torch.compile, CUDA graphs through it."""
 
 import importlib.util
 
@@ -6,7 +6,7 @@ import inputs
 import pytest
 import torch
 from gpu import DEVICE, needs_gpu, needs_kernel, to
-from samples import Layer, Packed, layer_inputs, packed_inputs
+from samples import SAMPLES, Layer, Packed, layer_inputs, packed_inputs
 
 import gdn
 
@@ -28,6 +28,13 @@ def close(got, wanted):
         torch.allclose(a.float(), b.float(), atol=1e-5, rtol=1e-5)
         for a, b in zip(got, wanted, strict=True)
     )
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_opcheck(sample):
+    name, args, kwargs = SAMPLES[sample]
+    operator = getattr(torch.ops.gdn, name).default
+    torch.library.opcheck(operator, to(DEVICE, args), to(DEVICE, kwargs))
 
 
 def function(name):

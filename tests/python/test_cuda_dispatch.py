@@ -71,7 +71,9 @@ def test_importing_asks_for_no_gpu():
     """A process that has asked the driver cannot fork, as loaders of data do. A driver that is
     asked would be loaded: libcuda."""
     code = """
-import torch, gdn
+import torch
+assert "libcuda.so" not in open("/proc/self/maps").read()
+import gdn
 assert not torch.cuda.is_initialized()
 assert torch._C._dispatch_has_kernel_for_dispatch_key("gdn::chunk", "CUDA")
 gdn.l2norm(torch.ones(3))
@@ -201,6 +203,22 @@ def test_it_is_a_kernel_that_runs(monkeypatch):
     out, state = gdn.ops.chunk(*call.tokens, output_final_state=True, **call.options)
     assert out.is_cuda and state.is_cuda
     assert gdn.has_kernel("cuda") and gdn.has_kernel(out.device)
+
+
+@needs_gpu
+def test_a_process_that_has_imported_it_can_fork():
+    code = """
+import os, torch, gdn
+gdn.l2norm(torch.ones(3))
+child = os.fork()
+if child == 0:
+    ok = gdn.l2norm(torch.ones(3, device="cuda")).sum().item() > 1.7
+    os._exit(0 if ok else 3)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert gdn.l2norm(torch.ones(3, device="cuda")).sum().item() > 1.7
+"""
+    found = run_python(code)
+    assert found.returncode == 0, found.stderr
 
 
 @needs_gpu

@@ -63,13 +63,6 @@ def test_the_same_call_has_the_same_bits(sample):
     assert same_bits(run(sample, DEVICE), run(sample, DEVICE))
 
 
-@pytest.mark.parametrize("sample", SAMPLES)
-def test_opcheck(sample):
-    name, args, kwargs = SAMPLES[sample]
-    operator = getattr(torch.ops.gdn, name).default
-    torch.library.opcheck(operator, to(DEVICE, args), to(DEVICE, kwargs))
-
-
 @pytest.mark.parametrize("operator", ["chunk", "recurrent"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("layout", ["vk", "kv"])

@@ -130,17 +130,26 @@ def test_compiled(model):
 
 
 @needs_gpu
+@pytest.mark.parametrize("model", ["qwen35"], indirect=True)
 def test_a_prefill_replays_from_a_graph(model):
+    """gdn takes nothing away that transformers' own code can do. Last: an error while a graph is
+    captured may reach what comes after it."""
     ids = ids_for(model, 1, 64)
+
+    def captured():
+        wanted = logits(model, ids, use_cache=False)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            got = logits(model, ids, use_cache=False)
+        graph.replay()
+        torch.cuda.synchronize()
+        return got, wanted
+
+    try:
+        captured()
+    except RuntimeError as error:
+        pytest.skip(f"transformers' own code cannot be captured: {error}")
     enable(model)
-    wanted = logits(model, ids, use_cache=False)
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):  # what is done once, off the graph
-        logits(model, ids, use_cache=False)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        got = logits(model, ids, use_cache=False)
-    graph.replay()
-    torch.cuda.synchronize()
-    assert torch.equal(got, wanted)
+    got, wanted = captured()
+    assert difference(got, wanted) < LOGITS
