@@ -1,7 +1,7 @@
-// The warpgroup that moves: tokens and records to shared memory two chunks ahead of the state, k to
-// float16 once its products with the state are done, and outputs to memory. Whole chunks of aligned
-// tensors are moved by the copy engine, which one thread tells; the last tokens of a sequence,
-// after which nothing may be read, and tensors that are not aligned by all threads.
+// The warpgroups that bring: tokens and records to shared memory, two chunks ahead of the state;
+// and k to float16, once its products with the state are done. Whole chunks of aligned tensors are
+// moved by the copy engine, which one thread tells; the last tokens of a sequence, after which
+// nothing may be read, and tensors that are not aligned by all threads.
 #pragma once
 
 #include "cuda/chunk_sm90_shared.cuh"
@@ -67,17 +67,8 @@ __device__ __forceinline__ void load_tile(const CUtensorMap& map, const TilePosi
       "l"(&map), "r"(barrier), "r"(at.element), "r"(at.head), "r"(at.token), "r"(at.batch)
       : "memory");
 }
-__device__ __forceinline__ void store_tile(const CUtensorMap& map, const TilePosition& at,
-                                           uint32_t from) {
-  asm volatile(
-      "cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%2,%3,%4,%5}], [%1];" ::"l"(
-          &map),
-      "r"(from), "r"(at.element), "r"(at.head), "r"(at.token), "r"(at.batch)
-      : "memory");
-}
-
 template <class T, int K>
-struct Mover {
+struct Loader {
   using KPieces = Pieces<K / 8>;
   using VPieces = Pieces<kColumns / 8>;
 
@@ -85,7 +76,7 @@ struct Mover {
   const TokenMaps& maps;
   const Sequence& s;
   int qk_head, value_head, v0;
-  Rows<T> k, q, v, out;
+  Rows<T> k, q, v;
   const std::byte* records;  // of the first chunk
   int64_t record_stride;     // bytes to the next chunk's
   int thread = static_cast<int>(threadIdx.x) % kGroup;
@@ -172,94 +163,69 @@ struct Mover {
     for (int i = 0; i < 4; ++i) bits[i] = halves[2 * i] | uint32_t{halves[2 * i + 1]} << 16;
   }
 
-  // ---- k times its rows' powers of two, in float16; every thread its own pieces.
-
-  __device__ void convert_k(Stage<K>& stage) const {
-    const KPieces mine(thread);
-    const uint32_t at = shared_address(stage.k) + mine.offset();
-    uint32_t bits[KPieces::kCount][4];
-    float power[KPieces::kCount];
-#pragma unroll
-    for (int i = 0; i < KPieces::kCount; ++i) {
-      load_piece(at + i * KPieces::kStepBytes, bits[i]);
-      power[i] = stage.record.k_power[mine.row + i * KPieces::kStep];
-    }
-#pragma unroll
-    for (int i = 0; i < KPieces::kCount; ++i) {
-#pragma unroll
-      for (uint32_t& pair : bits[i]) {
-        const float2 x = unpack_pair<T>(pair);
-        pair = pack_halves(x.x * power[i], x.y * power[i]);
-      }
-      store_piece(at + i * KPieces::kStepBytes, bits[i]);
-    }
-  }
-
-  // ---- Outputs
-
-  __device__ void store_out(int64_t chunk) const {
-    if (by_engine(chunk)) {
-      if (!leads()) return;
-      wait_barrier(shared_address(&m.out_full), chunk & 1);
-      store_tile(maps.out, position(chunk, value_head, v0), shared_address(m.out));
-      commit_bulk();
-      return;
-    }
-    wait_barrier(shared_address(&m.out_full), chunk & 1);
-    const VPieces mine(thread);
-    const uint32_t from = shared_address(m.out) + mine.offset();
-    T* to = const_cast<T*>(out.first) + (chunk * kChunk + mine.row) * out.stride + mine.piece * 8;
-    const int left = valid_tokens(chunk) - mine.row;
-#pragma unroll 1
-    for (int i = 0; i < VPieces::kCount; ++i) {
-      uint32_t bits[4];
-      load_piece(from + i * VPieces::kStepBytes, bits);
-      if (i * VPieces::kStep < left) write_piece(to, bits);
-      to += VPieces::kStep * out.stride;
-    }
-    sync();
-  }
-  __device__ void write_piece(T* to, const uint32_t (&bits)[4]) const {
-    if (out.aligned) {
-      *reinterpret_cast<uint4*>(to) = {bits[0], bits[1], bits[2], bits[3]};
-      return;
-    }
-    auto* halves = reinterpret_cast<uint16_t*>(to);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) halves[i] = static_cast<uint16_t>(bits[i / 2] >> i % 2 * 16);
-  }
-  // What store_out read can be written anew.
-  __device__ void release_out() const {
-    if (!leads()) return;
-    wait_bulk_read<0>();
-    arrive(shared_address(&m.out_empty));
-  }
-
   __device__ void run(int64_t chunks) const {
-    Cursor loading, working;
-    const auto load_next = [&](int64_t chunk) {
-      if (chunk >= chunks) return;
-      load(chunk, loading);
-      loading.advance();
-    };
-    load_next(0);
-    load_next(1);
+    Cursor cursor;
 #pragma unroll 1
     for (int64_t c = 0; c < chunks; ++c) {
-      Stage<K>& stage = m.stage[working.stage];
-      wait_barrier(shared_address(&m.full[working.stage]), working.phase);  // the record
-      wait_barrier(shared_address(&m.k_read[working.stage]), working.phase);
-      convert_k(stage);
-      fence_async_proxy();
-      arrive(shared_address(&m.k_ready[working.stage]));
-      if (c > 0) store_out(c - 1);
-      load_next(c + 2);
-      if (c > 0) release_out();
-      working.advance();
+      load(c, cursor);
+      cursor.advance();
     }
-    if (chunks > 0) store_out(chunks - 1);
-    if (leads()) wait_bulk<0>();
   }
 };
+
+// Pairs of elements as stored, times a power of two, to float16. `shift`: the power's exponent.
+template <class T>
+struct ToHalves {
+  uint32_t by;
+
+  __device__ explicit ToHalves(float power) {
+    if constexpr (std::is_same_v<T, __half>) {
+      by = pack_halves(power, power);
+    } else {
+      const int exponent = static_cast<int>(__float_as_uint(power) >> 23) - 127;
+      by = static_cast<uint32_t>((exponent - kBias) * 128 & 0xffff) * 0x10001u;
+    }
+  }
+  // bfloat16 is float16 with another bias and three digits fewer: a sum of integers and a shift.
+  // Below 2^-14, which is nothing beside the 1 to 2 of |k|, it is off by 2^-15 at most.
+  __device__ uint32_t operator()(uint32_t x) const {
+    if constexpr (std::is_same_v<T, __half>) {
+      const __half2 product =
+          __hmul2(*reinterpret_cast<const __half2*>(&x), *reinterpret_cast<const __half2*>(&by));
+      return *reinterpret_cast<const uint32_t*>(&product);
+    } else {
+      return __viaddmax_s16x2(x & 0x7fff7fffu, by, 0) << 3 | (x & 0x80008000u);
+    }
+  }
+  static constexpr int kBias = 127 - 15;
+};
+
+// k times its rows' powers of two, in float16; every thread its own pieces.
+template <class T, int K>
+__device__ void convert_keys(Shared<K>& m, int64_t chunks) {
+  using P = Pieces<K / 8>;
+  const P mine(static_cast<int>(threadIdx.x) % kGroup);
+  Cursor cursor;
+#pragma unroll 1
+  for (int64_t c = 0; c < chunks; ++c) {
+    const Stage<K>& stage = m.stage[cursor.stage];
+    const uint32_t at = shared_address(stage.k) + mine.offset();
+    uint32_t bits[P::kCount][4];
+    wait_barrier(shared_address(&m.full[cursor.stage]), cursor.phase);
+#pragma unroll
+    for (int i = 0; i < P::kCount; ++i) {
+      load_piece(at + i * P::kStepBytes, bits[i]);
+      const ToHalves<T> to_halves(stage.record.k_power[mine.row + i * P::kStep]);
+#pragma unroll
+      for (uint32_t& pair : bits[i]) pair = to_halves(pair);
+    }
+    wait_barrier(shared_address(&m.k_read[cursor.stage]), cursor.phase);
+#pragma unroll
+    for (int i = 0; i < P::kCount; ++i) store_piece(at + i * P::kStepBytes, bits[i]);
+    fence_async_proxy();
+    arrive(shared_address(&m.k_ready[cursor.stage]));
+    cursor.advance();
+  }
+}
 
 }  // namespace gdn::cuda::sm90

@@ -8,9 +8,9 @@
 
 namespace gdn::cuda::sm90 {
 
-// Of what the recurrence reads and writes by the copy engine, if it can.
-struct alignas(64) TokenMaps {
-  CUtensorMap k, q, v, out;
+// Of what the recurrence reads by the copy engine, if it can.
+struct TokenMaps {
+  CUtensorMap k, q, v;
   bool given = false;
 };
 

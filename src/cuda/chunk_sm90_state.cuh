@@ -1,11 +1,14 @@
 // The warpgroup that owns the state: 64 columns of V as the rows of every product, a warp 16 of
-// them, S [64, K] in float32 accumulators. With K, Q, V, a, b, d and the other names of
+// them, S [64, K] in float32 accumulators. With K, Q, V, a, d and the other names of
 // chunk_sm90_record.h, for each chunk
 //
 //   X     = V^T - a o (S K^T)
 //   V_new = X T^T
-//   O     = b o (S Q^T) + V_new P^T
 //   S     = exp(G_C) S + (d o V_new) K
+//
+// This chain of products and what lies between them is what a chunk takes, so everything else is
+// other warpgroups': outputs, from S and V_new by mail (chunk_sm90_output.cuh), loads and the
+// conversion of k (chunk_sm90_movers.cuh).
 //
 // The accumulators of a product, packed to 16 bits, are the left operand of the next.
 //
@@ -56,8 +59,7 @@ struct StateColumns {
   static constexpr bool kBF16 = std::is_same_v<T, __nv_bfloat16>;
   static constexpr int kTiles = K / 8;  // accumulator tiles of a state row
   static constexpr int kTokenTiles = kChunk / 8;
-  static constexpr int kSteps = K / 16;            // of products over K
-  static constexpr int kEarlySteps = K * 5 / 128;  // of S Q^T, before X is there
+  static constexpr int kSteps = K / 16;  // of products over K
   // Units whose inverses, and products with elements of a column, are normal numbers of T.
   static constexpr float kLeastUnit = kBF16 ? 0x1p-60f : 0x1p-14f;
   static constexpr float kLargestUnit = kBF16 ? 0x1p60f : 0x1p14f;
@@ -73,11 +75,9 @@ struct StateColumns {
   uint32_t packed_S[K / 4];
   float pack_factor[2] = {1, 1};  // what S was times when it was packed
   float x[kChunk / 2];            // S K^T, then V_new
-  float out[kChunk / 2];          // S Q^T, then O
   uint32_t a[kChunk / 4];         // X, then V_new, packed
   uint32_t decayed[kChunk / 4];   // d o V_new, packed
-  float out_factor[2] = {};       // out is to be times
-  float change[2] = {};           // old unit (and pack_factor) over new
+  float change[2] = {};           // old unit over new
 
   // ---- To and from memory
 
@@ -185,16 +185,6 @@ struct StateColumns {
     }
     commit_wgmma();
   }
-  __device__ void multiply_queries(const Stage<K>& stage, int from, int to) {
-    const uint64_t queries = operand_of(stage.q);
-    fence_wgmma();
-#pragma unroll
-    for (int step = from; step < to; ++step) {
-      multiply_64x64<T, Major::kK>(out, operand(packed_S, step), at_step(queries, step), step > 0);
-    }
-    commit_wgmma();
-  }
-
   // Values at the lane's two columns of a tile of tokens.
   __device__ float2 at_tokens(const float* vector, int tile) const {
     return *reinterpret_cast<const float2*>(vector + tile * 8 + lane % 4 * 2);
@@ -253,13 +243,31 @@ struct StateColumns {
     return both & 0x7fff7fffu;
   }
 
-  // From S K^T in flight to V_new in x, d o V_new packed, and S Q^T in out; S times its decay.
-  // `meanwhile` runs while the first products do.
-  template <class Body>
-  __device__ void solve(const Stage<K>& stage, uint64_t& k_read, const Body& meanwhile) {
+  // S for the output warpgroup.
+  __device__ void mail_state(uint32_t parity) {
+    wait_barrier(shared_address(&m.state_empty[warp]), parity ^ 1);
+    m.state.put(warp, lane, packed_S);
+    __syncwarp();
+    if (lane == 0) arrive(shared_address(&m.state_full[warp]));
+  }
+  // V_new and what the rows of S Q^T, and of its sum with V_new P^T, are to be times.
+  __device__ void mail_v_new(const HeadRecord& record, uint32_t parity) {
+    const float both_powers = record.T_power * record.P_power;
+    const float inverse = inverse_of_power(both_powers);
+#pragma unroll
+    for (int i = 0; i < kChunk / 4; ++i) a[i] = pack_halves(x[2 * i], x[2 * i + 1]);
+    wait_barrier(shared_address(&m.v_new_empty[warp]), parity ^ 1);
+    m.v_new.put(warp, lane, a);
+    m.factors[warp][lane] = {change[0] * inverse_of_power(pack_factor[0]) * inverse,
+                             change[1] * inverse_of_power(pack_factor[1]) * inverse,
+                             unit[0] * both_powers, unit[1] * both_powers};
+    __syncwarp();
+    if (lane == 0) arrive(shared_address(&m.v_new_full[warp]));
+  }
+
+  // From S K^T in flight to V_new in x and d o V_new packed; S times its decay.
+  __device__ void solve(const Stage<K>& stage, uint64_t& k_read) {
     const HeadRecord& record = stage.record;
-    multiply_queries(stage, 0, kEarlySteps);
-    meanwhile();
     uint32_t v[kChunk / 4];
     load_values(stage, v);
     choose_units(v);
@@ -274,7 +282,8 @@ struct StateColumns {
         factors[tile][r] = {of_token.x * in_new[r], of_token.y * in_new[r]};
       }
     }
-    wait_wgmma<1>();
+    const uint64_t T_high = operand_of(record.T_high), T_low = operand_of(record.T_low);
+    wait_wgmma<0>();
     pin(x);
     if (lane == 0) arrive(shared_address(&k_read));
 #pragma unroll
@@ -287,30 +296,24 @@ struct StateColumns {
                                       __fmaf_rn(-factors[tile][r].y, sk[1], values.y));
       }
     }
-    const uint64_t T_high = operand_of(record.T_high), T_low = operand_of(record.T_low);
     fence_wgmma();
 #pragma unroll
     for (int step = 0; step < kChunk / 16; ++step) {
       multiply_64x64<__half, Major::kK>(x, operand(a, step), at_step(T_high, step), step > 0);
-    }
-#pragma unroll
-    for (int step = 0; step < kChunk / 16; ++step) {
       multiply_64x64<__half, Major::kK>(x, operand(a, step), at_step(T_low, step), true);
     }
     commit_wgmma();
-    multiply_queries(stage, kEarlySteps, kSteps);
     const float decay[2] = {record.decay * change[0], record.decay * change[1]};
 #pragma unroll
     for (int i = 0; i < K / 2; ++i) S[i] *= decay[i / 2 % 2];
-    const float T_power = record.T_power;
     float2 d[kTokenTiles];
 #pragma unroll
     for (int tile = 0; tile < kTokenTiles; ++tile) {
       d[tile] = at_tokens(record.update, tile);
-      d[tile].x *= T_power;
-      d[tile].y *= T_power;
+      d[tile].x *= record.T_power;
+      d[tile].y *= record.T_power;
     }
-    wait_wgmma<1>();
+    wait_wgmma<0>();
     pin(x);
 #pragma unroll
     for (int tile = 0; tile < kTokenTiles; ++tile) {
@@ -320,17 +323,12 @@ struct StateColumns {
         decayed[2 * tile + r] = pack_halves(d[tile].x * v_new[0], d[tile].y * v_new[1]);
       }
     }
-    pin(decayed);
-    wait_wgmma<0>();
-    pin(out);
   }
 
-  // From there to the state of the chunk and its output, in flight.
+  // From there to the state after the chunk, in flight.
   __device__ void update(const Stage<K>& stage, uint64_t& k_ready, uint32_t phase) {
-    const HeadRecord& record = stage.record;
-    const float both_powers = record.T_power * record.P_power;
-    wait_barrier(shared_address(&k_ready), phase);
     const uint64_t keys = operand_of(stage.k, kTileBytes);
+    wait_barrier(shared_address(&k_ready), phase);
     fence_wgmma();
 #pragma unroll
     for (int step = 0; step < kChunk / 16; ++step) {
@@ -342,90 +340,28 @@ struct StateColumns {
       }
     }
     commit_wgmma();
-#pragma unroll
-    for (int r = 0; r < 2; ++r) out_factor[r] = unit[r] * both_powers;
-    const float in_new[2] = {
-        change[0] * inverse_of_power(pack_factor[0]) * inverse_of_power(both_powers),
-        change[1] * inverse_of_power(pack_factor[1]) * inverse_of_power(both_powers)};
-#pragma unroll
-    for (int tile = 0; tile < kTokenTiles; ++tile) {
-      const float2 b = at_tokens(record.output, tile);
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        float* o = out + 4 * tile + 2 * r;
-        o[0] *= b.x * in_new[r];
-        o[1] *= b.y * in_new[r];
-        a[2 * tile + r] = pack_halves(x[4 * tile + 2 * r], x[4 * tile + 2 * r + 1]);
-      }
-    }
-    const uint64_t P = operand_of(record.P);
-    fence_wgmma();
-#pragma unroll
-    for (int step = 0; step < kChunk / 16; ++step) {
-      multiply_64x64<__half, Major::kK>(out, operand(a, step), at_step(P, step), true);
-    }
-    commit_wgmma();
   }
 
-  // The output of a chunk to shared memory, for the movers; in units of nothing.
-  __device__ void pack_out(uint32_t (&packed)[kChunk / 4]) const {
-#pragma unroll
-    for (int i = 0; i < kChunk / 4; ++i) {
-      packed[i] = pack_pair<T>(out[2 * i] * out_factor[i % 2], out[2 * i + 1] * out_factor[i % 2]);
-    }
-    pin(packed);
-  }
-  __device__ void put_out(const uint32_t (&packed)[kChunk / 4], int64_t chunk) {
-    if (chunk > 0) wait_barrier(shared_address(&m.out_empty), (chunk - 1) & 1);
-#pragma unroll
-    for (int pair = 0; pair < kTokenTiles / 2; ++pair) {
-      const int token = pair * 16 + lane / 16 * 8 + lane % 8;
-      const int column = warp * 16 + lane / 8 % 2 * 8;
-      store_matrices_transposed(
-          shared_address(m.out) + static_cast<uint32_t>(swizzled(token, column)), packed[4 * pair],
-          packed[4 * pair + 1], packed[4 * pair + 2], packed[4 * pair + 3]);
-    }
-    fence_async_proxy();
-    __syncwarp();
-    if (lane == 0) arrive(shared_address(&m.out_full));
-  }
-
-  // Chunks first .. first + count - 1, count at least 1. Products are in flight from one chunk to
-  // the next, but never around the loop, where the compiler would wait for each.
+  // Chunks first .. first + count - 1 of the block's. No products are in flight around the loop,
+  // where the compiler would wait for each.
   __device__ void walk(Cursor& cursor, int64_t first, int64_t count) {
-    const auto begin = [&] {
-      wait_barrier(shared_address(&m.full[cursor.stage]), cursor.phase);
-      pack_state();
-      multiply_keys(m.stage[cursor.stage]);
-    };
-    uint32_t packed[kChunk / 4];
-    begin();
-    solve(m.stage[cursor.stage], m.k_read[cursor.stage], [] {});
 #pragma unroll 1
-    for (int64_t c = first; c < first + count - 1; ++c) {
-      const int stage = cursor.stage;
-      update(m.stage[stage], m.k_ready[stage], cursor.phase);
-      cursor.advance();
-      wait_barrier(shared_address(&m.full[cursor.stage]), cursor.phase);
-      wait_wgmma<1>();
-      pin(S);
+    for (int64_t c = first; c < first + count; ++c) {
+      const int at = cursor.stage;
+      const Stage<K>& stage = m.stage[at];
+      const auto parity = static_cast<uint32_t>(c & 1);
       pack_state();
-      multiply_keys(m.stage[cursor.stage]);
-      wait_wgmma<1>();
-      pin(out);
-      if (lane == 0) arrive(shared_address(&m.empty[stage]));
-      pack_out(packed);
-      solve(m.stage[cursor.stage], m.k_read[cursor.stage], [&] { put_out(packed, c); });
+      wait_barrier(shared_address(&m.full[at]), cursor.phase);
+      multiply_keys(stage);
+      mail_state(parity);
+      solve(stage, m.k_read[at]);
+      update(stage, m.k_ready[at], cursor.phase);
+      mail_v_new(stage.record, parity);
+      cursor.advance();
+      wait_wgmma<0>();
+      pin(S);
+      if (lane == 0) arrive(shared_address(&m.empty[at]));
     }
-    const int stage = cursor.stage;
-    update(m.stage[stage], m.k_ready[stage], cursor.phase);
-    cursor.advance();
-    wait_wgmma<0>();
-    pin(S);
-    pin(out);
-    if (lane == 0) arrive(shared_address(&m.empty[stage]));
-    pack_out(packed);
-    put_out(packed, first + count - 1);
   }
 };
 
