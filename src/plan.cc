@@ -94,7 +94,7 @@ Status make_plan(const Context& context, const Shape& shape, Plan* plan, const B
   if (!request.kernel.empty()) {
     const bool elsewhere =
         std::any_of(backends().begin(), backends().end(),
-                    [&](const Backend* backend) { return has_kernel(*backend, request.kernel); });
+                    [&](const Backend* other) { return has_kernel(*other, request.kernel); });
     return unsupported(shape,
                        "kernel \"" + std::string(request.kernel) + "\" " +
                            (elsewhere ? std::string("takes no tensors on ") + name_of(shape.device)
