@@ -1,6 +1,8 @@
 // Plans of the CUDA backend, on any device and without one.
 #include <gtest/gtest.h>
 
+#include <string>
+
 #include "cuda/table.h"
 #include "gdn/cuda.h"
 #include "gdn/plan.h"
@@ -97,6 +99,30 @@ TEST(Cuda, InstallsTwiceAndListsItsKernels) {
               std::string::npos)
         << status.message();
   }
+}
+
+TEST(Cuda, AKernelOfAnotherDeviceIsRefusedAsSuch) {
+  ASSERT_TRUE(install_cuda().ok());
+  const auto message = [](const char* kernel, const Shape& shape) {
+    Context context;
+    context.kernel = kernel;
+    Plan result;
+    const Status status = plan(context, shape, &result);
+    EXPECT_EQ(status.code(), StatusCode::kUnsupported);
+    return std::string(status.message());
+  };
+  EXPECT_EQ(
+      message("reference", prefill(DType::kF32, 1, 64))
+          .rfind("gdn.chunk: kernel \"reference\" takes no tensors on CUDA, expected one of ", 0),
+      0u);
+  const std::string on_cpu = message("sm80", Shape());
+  EXPECT_EQ(on_cpu.rfind("gdn.chunk: kernel \"sm80\" takes no tensors on CPU, expected one of ", 0),
+            0u)
+      << on_cpu;
+  EXPECT_NE(on_cpu.find("scalar"), std::string::npos);
+  EXPECT_EQ(on_cpu.find("sm80", on_cpu.find("expected")), std::string::npos);
+  EXPECT_NE(message("fpga", Shape()).find("kernel \"fpga\" is not in this build"),
+            std::string::npos);
 }
 
 }  // namespace
