@@ -1,0 +1,71 @@
+// Calls long enough that the chunk operator on Hopper takes them in parts (chunk_sm90_record.h):
+// the state of a sequence goes from one part to the next, checkpoints and ends fall into any, and
+// no bit shows where the parts end.
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "bits.h"
+#include "kernels_under_test.h"
+#include "verify/case.h"
+#include "verify/inputs.h"
+#include "verify/run.h"
+
+namespace gdn::tests {
+namespace {
+
+using verify::Case;
+
+// So many value heads, small ones, that parts are the shortest there are: 32 chunks.
+Case long_case(std::vector<int64_t> lengths) {
+  Case c;
+  c.lengths = std::move(lengths);
+  c.H = 32;
+  c.HV = 64;
+  c.K = c.V = 64;
+  c.dtype = DType::kBF16;
+  c.l2norm = true;
+  c.seed = 11;
+  return c;
+}
+
+TEST(ChunkParts, AgreeWithTheReference) {
+  if (quick()) GTEST_SKIP() << "long";
+  for (Case c : {long_case({4500}), long_case({1000, 0, 3, 1500, 64, 2100, 0})}) {
+    expect_case(c);
+    c.checkpoint_every = 192;
+    c.indices = verify::Indices::kPool32;
+    c.padding = verify::Padding::kNegative;
+    c.layout = StateLayout::kKV;
+    c.tail = 70;
+    expect_case(c);
+  }
+}
+
+TEST(ChunkParts, ChangeNoBit) {
+  if (quick()) GTEST_SKIP() << "long";
+  const std::vector<int64_t> lengths = {1000, 0, 3, 1500, 64, 2100, 0};
+  for_each_kernel([&](Context& context) {
+    verify::DeltaRuleData pack = verify::make_delta_rule(long_case(lengths));
+    expect_ok(verify::call(context, pack));
+    int64_t row = 0;
+    for (size_t n = 0; n < lengths.size(); ++n) {
+      Case c = long_case({lengths[n]});
+      c.first = static_cast<int64_t>(n);
+      verify::DeltaRuleData alone = verify::make_delta_rule(c);
+      expect_ok(verify::call(context, alone));
+      const int64_t in_row = c.HV * c.V, in_state = in_row * c.K;
+      Bits got, expected;
+      append(pack.out, row * in_row, lengths[n] * in_row, &got);
+      append(pack.final_state, static_cast<int64_t>(n) * in_state, in_state, &got);
+      append(alone.out, 0, lengths[n] * in_row, &expected);
+      append(alone.final_state, 0, in_state, &expected);
+      EXPECT_TRUE(got == expected) << "sequence " << n;
+      row += lengths[n];
+    }
+  });
+}
+
+}  // namespace
+}  // namespace gdn::tests
