@@ -39,8 +39,7 @@ struct Block {
   Sequence s;
   int qk_head, value_head, v0;  // v0: the first column
   int64_t number;               // of the sequence's first chunk, in the numbering of records
-
-  __device__ int64_t chunks() const { return (s.length + kChunk - 1) / kChunk; }
+  int64_t begin, end;           // chunks of the sequence that are this part's
   __device__ int valid_tokens(int64_t chunk) const {
     const int64_t left = s.length - chunk * kChunk;
     return static_cast<int>(left < kChunk ? left : kChunk);
@@ -121,7 +120,7 @@ __device__ void load_tokens(Shared<K>& m, const DeltaRuleProblem& p, const Token
   using Stage = Tokens<K>;
   Cursor<Shared<K>::kTokenStages> at;
 #pragma unroll 1
-  for (int64_t c = 0; c < block.chunks(); ++c, at.advance()) {
+  for (int64_t c = block.begin; c < block.end; ++c, at.advance()) {
     Stage& to = m.tokens[at.stage];
     const uint32_t full = shared_address(&m.tokens_full[at.stage]);
     // Not before the chunk that was here is done with; of a new barrier the phase before has ended.
@@ -155,15 +154,17 @@ __device__ void load_tokens(Shared<K>& m, const DeltaRuleProblem& p, const Token
 
 // One lane's work.
 template <int K>
-__device__ void load_prepared(Shared<K>& m, const Records& records, std::byte* workspace,
-                              const Block& block) {
+__device__ void load_prepared(Shared<K>& m, const Records& records, const Part& part,
+                              std::byte* workspace, const Block& block) {
   constexpr int kBytes =
       sizeof(KeyRecord<K>) + 3 * HeadRecord::kMatrixBytes + sizeof(RecordVectors);
   Cursor<Shared<K>::kPreparedStages> at;
-  const HeadRecord* head = records.head(workspace, block.number, block.value_head);
-  const KeyRecord<K>* keys = records.template keys<K>(workspace, block.number, block.qk_head);
+  const HeadRecord* head =
+      records.head(workspace, part, block.number + block.begin, block.value_head);
+  const KeyRecord<K>* keys =
+      records.template keys<K>(workspace, part, block.number + block.begin, block.qk_head);
 #pragma unroll 1
-  for (int64_t c = 0; c < block.chunks(); ++c, at.advance()) {
+  for (int64_t c = block.begin; c < block.end; ++c, at.advance()) {
     Prepared<K>& to = m.prepared[at.stage];
     const uint32_t full = shared_address(&m.prepared_full[at.stage]);
     wait_barrier(shared_address(&m.prepared_empty[at.stage]), at.phase ^ 1);
@@ -192,8 +193,8 @@ template <class T, int K>
 __device__ void store_outputs(Shared<K>& m, const DeltaRuleProblem& p, const TokenMaps& maps,
                               const Block& block) {
 #pragma unroll 1
-  for (int64_t c = 0; c < block.chunks(); ++c) {
-    wait_barrier(shared_address(&m.out_full), c & 1);
+  for (int64_t c = block.begin; c < block.end; ++c) {
+    wait_barrier(shared_address(&m.out_full), (c - block.begin) & 1);
     if (maps.given && block.valid_tokens(c) == kChunk) {
       if (!leads()) continue;
       store_tile(maps.out, block.position(c, block.value_head, block.v0), shared_address(m.out));

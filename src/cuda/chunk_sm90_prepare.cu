@@ -585,18 +585,16 @@ __device__ __forceinline__ void store_norms(Shared& m, const DeltaRuleProblem& p
   store(at.i1, k_square.y, q_square.y);
 }
 
-template <class T, int K, int kBlocksPerMultiprocessor>
-__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
-    prepare_kernel(const __grid_constant__ DeltaRuleProblem p, const Flag flag,
-                   const Records places, std::byte* workspace, const int heads_at_once) {
-  extern __shared__ __align__(1024) std::byte memory[];
-  Shared& m = *reinterpret_cast<Shared*>(memory);
-  wait_for_kernel_before();
+template <class T, int K>
+__device__ __forceinline__ void prepare_block(Shared& m, const DeltaRuleProblem& p,
+                                              const Flag& flag, const Records& places,
+                                              const Part& part, std::byte* workspace,
+                                              int heads_at_once) {
   const auto heads = static_cast<uint32_t>(p.shape.heads);
   const auto value_heads = static_cast<uint32_t>(p.shape.value_heads);
   const uint32_t group = value_heads / heads;
   const uint32_t parts = (group + heads_at_once - 1) / heads_at_once;
-  const uint32_t number = blockIdx.x / (heads * parts);
+  const int64_t number = part.first + blockIdx.x / (heads * parts);
   const uint32_t head = blockIdx.x / parts % heads;
   const uint32_t first_head = head * group + blockIdx.x % parts * heads_at_once;
   const int count = min(heads_at_once, static_cast<int>((head + 1) * group - first_head));
@@ -638,11 +636,11 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
   pin(qk);
   __syncthreads();
   if (first_head == head * group) {
-    store_keys<T, K>(m, places.template keys<K>(workspace, number, head));
+    store_keys<T, K>(m, places.template keys<K>(workspace, part, number, head));
   }
   __syncthreads();  // the rows' memory is now that of the matrices
 
-  HeadRecord* records = places.head(workspace, number, first_head);
+  HeadRecord* records = places.head(workspace, part, number, first_head);
   const float P_power = p.use_qk_l2norm
                             ? power_of_P(p.scale, 1, 1)
                             : power_of_P(p.scale, largest_of(m.k_largest), largest_of(m.q_largest));
@@ -718,18 +716,35 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
   if (at.lane == 0) wait_bulk<0>();
 }
 
+template <class T, int K, int kBlocksPerMultiprocessor>
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
+    prepare_kernel(const __grid_constant__ DeltaRuleProblem p, const Flag flag,
+                   const Records places, const Part part, std::byte* workspace,
+                   const int heads_at_once) {
+  extern __shared__ __align__(1024) std::byte memory[];
+  Shared& m = *reinterpret_cast<Shared*>(memory);
+  if (part.index == 0) {
+    wait_for_kernel_before();
+  } else {
+    let_next_kernel_in();
+  }
+  prepare_block<T, K>(m, p, flag, places, part, workspace, heads_at_once);
+  // The end of this kernel is the end of all before it.
+  if (part.index > 0 && blockIdx.x == gridDim.x - 1) wait_for_memory_of_kernel_before();
+}
+
 template <int kBlocksPerMultiprocessor>
-Status prepare_heads(const DeltaRuleProblem& problem, const Records& records, std::byte* workspace,
-                     const Stream& stream, int64_t heads_at_once) {
-  const ChunkTable table{problem.sequences, kChunk};
+Status prepare_heads(const DeltaRuleProblem& problem, const Records& records, const Part& part,
+                     std::byte* workspace, const Stream& stream, int64_t heads_at_once) {
   const Shape& shape = problem.shape;
   const int64_t parts = (shape.value_heads / shape.heads + heads_at_once - 1) / heads_at_once;
   const auto run = [&](auto element, auto k) {
     const size_t shared = sizeof(Shared) + static_cast<size_t>(heads_at_once) * sizeof(HeadGates);
-    return launch(&prepare_kernel<decltype(element), decltype(k)::value, kBlocksPerMultiprocessor>,
-                  {table.bound() * shape.heads * parts, kThreads, shared, stream.stream, true},
-                  problem, Flag{stream.out_of_range}, records, workspace,
-                  static_cast<int>(heads_at_once));
+    return launch(
+        &prepare_kernel<decltype(element), decltype(k)::value, kBlocksPerMultiprocessor>,
+        {(part.end - part.first) * shape.heads * parts, kThreads, shared, stream.stream, true},
+        problem, Flag{stream.out_of_range}, records, part, workspace,
+        static_cast<int>(heads_at_once));
   };
   const auto with_k = [&](auto element) {
     return shape.K == 64 ? run(element, std::integral_constant<int, 64>())
@@ -750,12 +765,12 @@ int64_t choose_heads_at_once(int64_t records, int64_t group, int64_t resident_bl
 }  // namespace
 
 Status prepare(const DeltaRuleProblem& problem, const Device& device, const Records& places,
-               std::byte* workspace, const Stream& stream) {
+               const Part& part, std::byte* workspace, const Stream& stream) {
   constexpr int kBlocksPerMultiprocessor = 4;
   const Shape& shape = problem.shape;
-  const int64_t records = ChunkTable{problem.sequences, kChunk}.bound() * shape.value_heads;
+  const int64_t records = (part.end - part.first) * shape.value_heads;
   return prepare_heads<kBlocksPerMultiprocessor>(
-      problem, places, workspace, stream,
+      problem, places, part, workspace, stream,
       choose_heads_at_once(records, shape.value_heads / shape.heads,
                            int64_t{kBlocksPerMultiprocessor} * device.multiprocessors));
 }

@@ -57,20 +57,53 @@ struct alignas(128) KeyRecord {
   std::byte k[kChunk * K * 2];
 };
 
-// Where the records lie in the workspace.
+// A call is worked in parts of so many chunks of ChunkTable's numbering: while the recurrence walks
+// one part, the preparation is at the next. Parts change no bit: a sequence that goes on in the
+// next part carries its state there in float32, and at most one does.
+struct Parts {
+  int64_t chunks;  // of all parts
+  int64_t of_one;
+
+  GDN_HOST_DEVICE int64_t count() const { return (chunks + of_one - 1) / of_one; }
+};
+struct Part {
+  int64_t first, end;  // chunk numbers
+  int64_t index;
+  bool last;
+};
+
+// The workspace: records of a part and of the next, and states carried from one to the other.
 struct Records {
-  int64_t chunks, value_heads, heads, K;
+  int64_t chunks;  // of a part
+  int64_t value_heads, heads, K, V;
 
   GDN_HOST_DEVICE int64_t head_bytes() const {
     return chunks * value_heads * static_cast<int64_t>(sizeof(HeadRecord));
   }
-  GDN_HOST_DEVICE int64_t bytes() const { return head_bytes() + chunks * heads * kChunk * K * 2; }
-  GDN_HOST_DEVICE HeadRecord* head(std::byte* workspace, int64_t chunk, int64_t value_head) const {
-    return reinterpret_cast<HeadRecord*>(workspace) + chunk * value_heads + value_head;
+  GDN_HOST_DEVICE int64_t part_bytes() const {
+    return head_bytes() + chunks * heads * kChunk * K * 2;
+  }
+  GDN_HOST_DEVICE int64_t state_bytes() const { return value_heads * V * K * 4; }
+  GDN_HOST_DEVICE int64_t bytes(const Parts& parts) const {
+    return parts.count() > 1 ? 2 * (part_bytes() + state_bytes()) : part_bytes();
+  }
+
+  // Of a chunk by its number.
+  GDN_HOST_DEVICE HeadRecord* head(std::byte* workspace, const Part& part, int64_t number,
+                                   int64_t value_head) const {
+    return reinterpret_cast<HeadRecord*>(workspace + part.index % 2 * part_bytes()) +
+           (number - part.first) * value_heads + value_head;
   }
   template <int kK>
-  GDN_HOST_DEVICE KeyRecord<kK>* keys(std::byte* workspace, int64_t chunk, int64_t head) const {
-    return reinterpret_cast<KeyRecord<kK>*>(workspace + head_bytes()) + chunk * heads + head;
+  GDN_HOST_DEVICE KeyRecord<kK>* keys(std::byte* workspace, const Part& part, int64_t number,
+                                      int64_t head) const {
+    return reinterpret_cast<KeyRecord<kK>*>(workspace + part.index % 2 * part_bytes() +
+                                            head_bytes()) +
+           (number - part.first) * heads + head;
+  }
+  // [HV,V,K] float32: the state carried out of a part.
+  GDN_HOST_DEVICE std::byte* carried_state(std::byte* workspace, int64_t part_index) const {
+    return workspace + 2 * part_bytes() + part_index % 2 * state_bytes();
   }
 };
 

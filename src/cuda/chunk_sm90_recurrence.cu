@@ -52,7 +52,7 @@ __device__ void zero_above(Shared<K>& m) {
 template <class T, int K>
 __global__ void __launch_bounds__(kThreads, 1)
     walk_kernel(const __grid_constant__ DeltaRuleProblem p, const __grid_constant__ TokenMaps maps,
-                const Flag flag, const Records records, std::byte* workspace) {
+                const Flag flag, const Records records, const Part part, std::byte* workspace) {
   extern __shared__ __align__(1024) std::byte memory[];
   Shared<K>& m = *reinterpret_cast<Shared<K>*>(memory);
   const Shape& shape = p.shape;
@@ -61,12 +61,28 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int64_t head = blockIdx.x / parts % heads, n = blockIdx.x / parts / heads;
   const int v0 = static_cast<int>(blockIdx.x % parts) * kColumns;
   wait_for_kernel_before();
-  if (n >= p.sequences.count) return zero_columns<T>(p, tail_of(p.sequences), head, v0);
+  if (n >= p.sequences.count) {
+    if (part.last) zero_columns<T>(p, tail_of(p.sequences), head, v0);
+    return;
+  }
   const Sequence s = sequence_of(p.sequences, n, flag);
+  const int64_t chunks = (s.length + kChunk - 1) / kChunk;
+  const int64_t number = ChunkTable{p.sequences, kChunk}.first_chunk(n);
+  // A sequence without tokens has a number, too.
+  if (number >= part.end || number + max(chunks, int64_t{1}) <= part.first) return;
+  const bool begins = number >= part.first, ends = number + chunks <= part.end;
   const InitialState initial = initial_of(p, n, flag);
-  if (initial.skip) return zero_columns<T>(p, s, head, v0);
-  const Block block{s, static_cast<int>(head / (shape.value_heads / shape.heads)),
-                    static_cast<int>(head), v0, ChunkTable{p.sequences, kChunk}.first_chunk(n)};
+  if (initial.skip) {
+    if (begins) zero_columns<T>(p, s, head, v0);
+    return;
+  }
+  const Block block{s,
+                    static_cast<int>(head / (shape.value_heads / shape.heads)),
+                    static_cast<int>(head),
+                    v0,
+                    number,
+                    begins ? 0 : part.first - number,
+                    ends ? chunks : part.end - number};
   if (threadIdx.x == 0) init_barriers(m);
   zero_above(m);
   __syncthreads();
@@ -74,7 +90,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarp, 0);
   if (warp == kStateWarps) return load_tokens<T>(m, p, maps, block);
   if (warp == kStateWarps + 1) {
-    if (leads()) load_prepared(m, records, workspace, block);
+    if (leads()) load_prepared(m, records, part, workspace, block);
     return;
   }
   if (warp == kStateWarps + 2) return store_outputs<T>(m, p, maps, block);
@@ -84,30 +100,39 @@ __global__ void __launch_bounds__(kThreads, 1)
   const auto at = [&](std::byte* slot, DType dtype) {
     return slot == nullptr ? nullptr : slot + offset * size_of(dtype);
   };
-  state.load(at(const_cast<std::byte*>(initial.data), p.initial_state.dtype), p.initial_state.dtype,
-             shape.V, shape.layout);
-  const int64_t chunks = block.chunks(), every = p.checkpoint_every / kChunk;
-  for (int64_t c = 0; c < chunks;) {
-    const int64_t span = every > 0 && every < chunks - c ? every : chunks - c;
-    state.walk(c, span);
+  const int64_t carried = (head * shape.V + v0) * K * size_of(DType::kF32);
+  if (begins) {
+    state.load(at(const_cast<std::byte*>(initial.data), p.initial_state.dtype),
+               p.initial_state.dtype, shape.V, shape.layout);
+  } else {
+    state.load(records.carried_state(workspace, part.index - 1) + carried, DType::kF32, shape.V,
+               StateLayout::kVK);
+  }
+  const int64_t every = p.checkpoint_every / kChunk;
+  for (int64_t c = block.begin; c < block.end;) {
+    const int64_t left = block.end - c;
+    const int64_t to_checkpoint = every > 0 ? every - c % every : left;
+    const int64_t span = to_checkpoint < left ? to_checkpoint : left;
+    state.walk(c - block.begin, span);
     c += span;
     if (every > 0 && c % every == 0 && c * kChunk <= s.length) {
       state.store(at(checkpoint_of(p, n, c / every - 1, flag), p.checkpoints.dtype),
                   p.checkpoints.dtype, shape.V, shape.layout);
     }
   }
-  state.store(at(final_slot_of(p, n, 0, flag), p.final_state.dtype), p.final_state.dtype, shape.V,
-              shape.layout);
+  if (ends) {
+    state.store(at(final_slot_of(p, n, 0, flag), p.final_state.dtype), p.final_state.dtype, shape.V,
+                shape.layout);
+  } else {
+    state.store(records.carried_state(workspace, part.index) + carried, DType::kF32, shape.V,
+                StateLayout::kVK);
+  }
 }
 
 }  // namespace
 
-Status walk(const DeltaRuleProblem& problem, const Records& records, std::byte* workspace,
-            const Stream& stream) {
+TokenMaps token_maps(const DeltaRuleProblem& problem) {
   const Shape& shape = problem.shape;
-  // One sequence more for the rows past the last one.
-  const int64_t sequences = shape.sequences + (problem.sequences.cu_seqlens.given() ? 1 : 0);
-  const int64_t blocks = sequences * shape.value_heads * (shape.V / kColumns);
   TokenMaps maps{};
   const int64_t batch = problem.sequences.cu_seqlens.given() ? 1 : shape.sequences;
   const auto map = [&](const TokenTensor& x, int64_t heads, int64_t d, CUtensorMap* to) {
@@ -117,11 +142,20 @@ Status walk(const DeltaRuleProblem& problem, const Records& records, std::byte* 
                map(problem.q, shape.heads, shape.K, &maps.q) &&
                map(problem.v, shape.value_heads, shape.V, &maps.v) &&
                map(problem.out, shape.value_heads, shape.V, &maps.out);
+  return maps;
+}
+
+Status walk(const DeltaRuleProblem& problem, const TokenMaps& maps, const Records& records,
+            const Part& part, std::byte* workspace, const Stream& stream) {
+  const Shape& shape = problem.shape;
+  // One sequence more for the rows past the last one.
+  const int64_t sequences = shape.sequences + (problem.sequences.cu_seqlens.given() ? 1 : 0);
+  const int64_t blocks = sequences * shape.value_heads * (shape.V / kColumns);
   const auto run = [&](auto element, auto k) {
     constexpr int K = decltype(k)::value;
     return launch(&walk_kernel<decltype(element), K>,
                   {blocks, kThreads, sizeof(Shared<K>), stream.stream, true}, problem, maps,
-                  Flag{stream.out_of_range}, records, workspace);
+                  Flag{stream.out_of_range}, records, part, workspace);
   };
   const auto with_k = [&](auto element) {
     return shape.K == 64 ? run(element, std::integral_constant<int, 64>())

@@ -15,12 +15,14 @@ struct TokenMaps {
   bool given = false;
 };
 
-// Fills the records of all chunks, by their numbers in ChunkTable.
+// Fills the records of a part's chunks. Of all parts but the first it may run before the walk of
+// the part before has ended, and ends after it.
 Status prepare(const DeltaRuleProblem& problem, const Device& device, const Records& records,
-               std::byte* workspace, const Stream& stream);
+               const Part& part, std::byte* workspace, const Stream& stream);
 
 // From the records to outputs and states.
-Status walk(const DeltaRuleProblem& problem, const Records& records, std::byte* workspace,
-            const Stream& stream);
+Status walk(const DeltaRuleProblem& problem, const TokenMaps& maps, const Records& records,
+            const Part& part, std::byte* workspace, const Stream& stream);
+TokenMaps token_maps(const DeltaRuleProblem& problem);
 
 }  // namespace gdn::cuda::sm90

@@ -406,8 +406,8 @@ struct StateColumns {
     if (lane == 0) arrive(shared_address(&m.out_full));
   }
 
-  // Chunks first .. first + count - 1, count at least 1. Products are in flight from one chunk to
-  // the next, but never around the loop, where the compiler would wait for each.
+  // Chunks first .. first + count - 1 of the block's, count at least 1. Products are in flight from
+  // one chunk to the next, but never around the loop, where the compiler would wait for each.
   __device__ void walk(int64_t first, int64_t count) {
     const auto begin = [&] {
       pack_state();

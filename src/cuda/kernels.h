@@ -37,7 +37,7 @@ Status chunk_tensor_cores(const DeltaRuleProblem& problem, const Device& device,
                           std::byte* workspace, const Stream& stream);
 
 // The same on Hopper.
-size_t chunk_sm90_workspace(const Shape& shape);
+size_t chunk_sm90_workspace(const Shape& shape, const Device& device);
 Status chunk_sm90(const DeltaRuleProblem& problem, const Device& device, std::byte* workspace,
                   const Stream& stream);
 
