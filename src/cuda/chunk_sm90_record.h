@@ -1,6 +1,6 @@
 // What the preparation of the chunk operator on Hopper leaves for its recurrence: a record for each
 // chunk of 64 tokens and value head, in the caller's workspace, laid out as shared memory wants it,
-// so that one bulk copy brings it there.
+// so that bulk copies bring it there.
 //
 // With kn_i = |k_i|^-1 and qn_i = |q_i|^-1 (1 without l2norm), G_i the sum of g up to token i of
 // the chunk, D_ij = exp(G_i - G_j) for i >= j, else 0, and scale the operator's:
