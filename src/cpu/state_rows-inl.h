@@ -24,15 +24,6 @@ struct TokenColumns {
   float* out;
 };
 
-HWY_INLINE void prefetch_for_write(const void* p) {
-#if defined(__x86_64__) && HWY_TARGET != HWY_SCALAR
-  // Every processor with AVX2 has it; the compiler wants a flag to emit it.
-  asm volatile("prefetchw %0" : : "m"(*static_cast<const char*>(p)));
-#else
-  __builtin_prefetch(p, 1);
-#endif
-}
-
 constexpr int kQuad = kLanes < 4 ? 1 : 4;  // rows whose lanes are summed by one transposition
 using F32x4 = hn::CappedTag<float, kQuad>;
 using Quad = hn::Vec<F32x4>;
