@@ -13,9 +13,9 @@ namespace gdn::cpu::GDN_ISA {
 // As kRowStride (chunk_walk-inl.h), for rows of pairs.
 constexpr int kPairStride = 256 / 2 + 16;
 
-// The substitution works on s_i v_new_i, which is what arrives in the state at the chunk's end: s_i is
-// to_end of the gates, so that the value that is rounded for the state is the one that later rows
-// of the substitution take. Where to_end is too small to divide by, s_i is 1.
+// The substitution works on s_i v_new_i, which is what arrives in the state at the chunk's end: s_i
+// is to_end of the gates, so that the value that is rounded for the state is the one that later
+// rows of the substitution take. Where to_end is too small to divide by, s_i is 1.
 struct alignas(64) ArrivalScales {
   float value[kChunk];    // beta_i s_i: of v_i
   float key[kChunk];      // beta_i s_i exp(G_i) norm(k_i): of S k_i, k_i not normalised
