@@ -2,10 +2,11 @@
 //
 // q and k are never rounded again: the raw bfloat16 rows are the operands and their l2 norms go on
 // as row scales. The state lives in float panels as there, with a bfloat16 copy for S K and S Q.
-// What is rounded beside that copy is the decayed V_new of the state update, and that rounding
-// corrects itself: the rounded value goes back into v_new, so that later rows of the substitution
-// make up for it. On identical keys this takes the error of the state from 7.7e-3 to 1.9e-3. The
-// substitution and P V_new stay in float32: in bfloat16 the latter costs up to 1.3e-2 there.
+// What is rounded beside that copy is V_new, decayed to the chunk's end for the state update, and
+// that rounding corrects itself: later rows of the substitution are solved for the rounded ones. On
+// identical keys this takes the error of the state from 7.7e-3 to 1.9e-3. The substitution
+// therefore works on the decayed rows (ArrivalScales). It and P V_new stay in float32: in bfloat16
+// the latter costs up to 1.3e-2 there.
 
 GDN_BEFORE_KERNELS()
 namespace gdn::cpu::GDN_ISA {
@@ -30,7 +31,7 @@ struct ChunkBf16Scratch {
   uint32_t* columns;    // [K / 2][kChunk]: the k rows, transposed
   uint32_t* token_pairs;  // [K][kChunk / 2]: pairs of consecutive tokens of k
   uint32_t* state;        // bfloat16 copy of the panels: [K / 2][kPanel] pairs along K each
-  uint32_t* decayed;      // [kChunk / 2][kPanel]: token pairs
+  uint32_t* decayed;      // [kChunk / 2][kPanel]: token pairs; v_new of `common` is times s_i
   ArrivalScales* scales;
   size_t bytes;
 
@@ -112,6 +113,13 @@ HWY_INLINE void gram_of_pairs(const ChunkBf16Scratch& scratch, int64_t K) {
 }
 static_assert(kChunk == kLanes, "gram_of_pairs takes a row of the gram matrix as one vector");
 
+// A NaN by its usual bits, whose lower half is zero: what nearest_bf16 takes. Others come in with g
+// and beta alone; everything else is bfloat16, or what arithmetic made.
+HWY_INLINE Vec with_usual_nan(Vec x) {
+  const Vec nan = hn::Set(F32(), std::numeric_limits<float>::quiet_NaN());
+  return hn::IfThenElse(hn::IsNaN(x), nan, x);
+}
+
 // The scales of a value head's chunk, and the matrices of its gates in terms of them: minus_a from
 // and to scaled rows, attention from scaled ones.
 HWY_INLINE void scale_to_arrival(const ChunkBf16Scratch& scratch) {
@@ -119,14 +127,15 @@ HWY_INLINE void scale_to_arrival(const ChunkBf16Scratch& scratch) {
   const F32 d;
   ChunkGates& gates = *scratch.common.gates;
   ArrivalScales& scales = *scratch.scales;
-  const Vec one = hn::Set(d, 1.0f), to_end = load(gates.to_end);
-  // What is smaller arrives as nothing beside anything else, and its inverse might overflow.
-  const auto arrives = hn::Gt(to_end, hn::Set(d, 1e-25f));
+  const Vec one = hn::Set(d, 1.0f), to_end = with_usual_nan(load(gates.to_end));
+  // What is smaller arrives as nothing beside anything else; larger are decays that grow (g > 0).
+  const auto arrives =
+      hn::And(hn::Gt(to_end, hn::Set(d, 1e-25f)), hn::Lt(to_end, hn::Set(d, 1e6f)));
   const Vec scale = hn::IfThenElse(arrives, to_end, one);
   const Vec inverse = hn::Div(one, scale);
-  const Vec value = hn::Mul(load(gates.beta), scale);
+  const Vec value = with_usual_nan(hn::Mul(load(gates.beta), scale));
   store(value, scales.value);
-  store(hn::Mul(value, load(gates.key_decay)), scales.key);
+  store(with_usual_nan(hn::Mul(value, load(gates.key_decay))), scales.key);
   store(inverse, scales.inverse);
   store(hn::IfThenElse(arrives, one, to_end), scales.rest);
   scales.all_arrive = hn::AllTrue(d, arrives);
@@ -134,7 +143,7 @@ HWY_INLINE void scale_to_arrival(const ChunkBf16Scratch& scratch) {
   store(scale, row_scales);
   for (int i = 0; i < kChunk; ++i) {
     const Vec a = hn::Mul(load(gates.minus_a[i]), hn::Set(d, row_scales[i]));
-    store(hn::Mul(a, inverse), gates.minus_a[i]);
+    store(with_usual_nan(hn::Mul(a, inverse)), gates.minus_a[i]);
     store(hn::Mul(load(gates.attention[i]), inverse), gates.attention[i]);
   }
 }
