@@ -153,73 +153,68 @@ HWY_INLINE void dot_rows(const From* const (&rows)[kDotRows], const Token& token
   }
 }
 
-// Calls body(row, whether its lines are to be fetched for reading too) for some rows that are
-// updated from one place to another or in place. Two loops, without a test at every line.
-template <class Body>
-HWY_INLINE void for_each_row(int64_t rows, const void* from, const void* to, const Body& body) {
-  if (from == to) {
-    for (int64_t row = 0; row < rows; ++row) body(row, std::false_type());
-  } else {
-    for (int64_t row = 0; row < rows; ++row) body(row, std::true_type());
-  }
-}
-
-// Bytes that fetches run ahead of an update: far enough for memory to answer, near enough to stay
-// in the first-level cache.
-constexpr int64_t kFetchAhead = 8192;
-// Fetches what an update kFetchAhead later reads and writes. Lines that are only read stay
-// everyone's.
-template <class Apart, class From, class To>
-HWY_INLINE void fetch_ahead(Apart apart, const From* from, To* to) {
-  constexpr int64_t kDistance = kFetchAhead / static_cast<int64_t>(sizeof(From));
-  prefetch_for_write(to + kDistance);
-  if constexpr (apart()) __builtin_prefetch(from + kDistance);
-}
-
 // to <- decay from + v_new k^T, kVectors vectors of some rows, whose part of k stays in registers:
 // memory is walked row by row, as it likes best.
 template <bool kAhead, int kVectors, class From, class To>
 HWY_INLINE void update_part(const From* from, int64_t from_stride, To* to, int64_t to_stride,
                             const float* k, float decay, const float* v_new, int64_t rows) {
+  // Far enough ahead for memory to answer, near enough to stay in the first-level cache.
+  constexpr int64_t kDistance = 8192 / static_cast<int64_t>(sizeof(From));
   const F32 d;
   const Vec e = hn::Set(d, decay);
   Vec part[kVectors];
 #pragma GCC unroll 8
   for (int i = 0; i < kVectors; ++i) part[i] = load(k + i * kLanes);
-  for_each_row(rows, from, to, [&](int64_t row, auto apart) {
+  const bool apart = static_cast<const void*>(from) != static_cast<const void*>(to);
+  for (int64_t row = 0; row < rows; ++row) {
     const From* p = from + row * from_stride;
     To* q = to + row * to_stride;
     const Vec u = hn::Set(d, v_new[row]);
 #pragma GCC unroll 8
     for (int i = 0; i < kVectors; ++i) {
-      if constexpr (kAhead) fetch_ahead(apart, p + i * kLanes, q + i * kLanes);
+      if constexpr (kAhead) {  // lines that are only read stay everyone's
+        prefetch_for_write(q + i * kLanes + kDistance);
+        if (apart) __builtin_prefetch(p + i * kLanes + kDistance);
+      }
       store(hn::MulAdd(u, part[i], hn::Mul(e, load(p + i * kLanes))), q + i * kLanes);
     }
-  });
+  }
 }
 
 // As update_part, kPairs times kPairLanes elements of bfloat16 rows, with k in pair order.
 template <bool kAhead, int kPairs>
 HWY_INLINE void update_pairs(const bf16* from, int64_t from_stride, bf16* to, int64_t to_stride,
                              const float* k, float decay, const float* v_new, int64_t rows) {
+  constexpr int64_t kDistance = 8192 / static_cast<int64_t>(sizeof(bf16));
   const F32 d;
   const Vec e = hn::Set(d, decay);
   Vec part[2 * kPairs];
 #pragma GCC unroll 8
   for (int i = 0; i < 2 * kPairs; ++i) part[i] = load(k + i * kLanes);
-  for_each_row(rows, from, to, [&](int64_t row, auto apart) {
-    const bf16* p = from + row * from_stride;
-    bf16* q = to + row * to_stride;
-    const Vec u = hn::Set(d, v_new[row]);
+  const auto update = [&](auto apart) {
+    for (int64_t row = 0; row < rows; ++row) {
+      const bf16* p = from + row * from_stride;
+      bf16* q = to + row * to_stride;
+      const Vec u = hn::Set(d, v_new[row]);
 #pragma GCC unroll 8
-    for (int i = 0; i < kPairs; ++i) {
-      if constexpr (kAhead) fetch_ahead(apart, p + i * kPairLanes, q + i * kPairLanes);
-      Vec even, odd;
-      load_pairs(p + i * kPairLanes, even, odd);
-      store_pairs(hn::MulAdd(u, part[2 * i], hn::Mul(e, even)),
-                  hn::MulAdd(u, part[2 * i + 1], hn::Mul(e, odd)), q + i * kPairLanes);
+      for (int i = 0; i < kPairs; ++i) {
+        if constexpr (kAhead) {
+          prefetch_for_write(q + i * kPairLanes + kDistance);
+          if (apart()) __builtin_prefetch(p + i * kPairLanes + kDistance);
+        }
+        Vec even, odd;
+        load_pairs(p + i * kPairLanes, even, odd);
+        store_pairs(hn::MulAdd(u, part[2 * i], hn::Mul(e, even)),
+                    hn::MulAdd(u, part[2 * i + 1], hn::Mul(e, odd)), q + i * kPairLanes);
+      }
     }
-  });
+  };
+  // Two loops: arithmetic is what bounds bfloat16 states, and a test at every line costs 2 %.
+  if (from == to) {
+    update(std::false_type());
+  } else {
+    update(std::true_type());
+  }
 }
 
 // The same of whole rows; k is in pair order where both states are bfloat16 and are taken so.
