@@ -165,7 +165,8 @@ TEST_P(Robustness, NaNInAStateStaysInItsSequenceAndHead) {
 // Roundings by integer arithmetic would carry out of a NaN whose bits are all ones.
 TEST_P(Robustness, ANaNOfAnyBitsReachesTheState) {
   for (DType dtype : {DType::kF32, DType::kBF16}) {
-    const Case c = small_case(GetParam(), dtype);
+    Case c = small_case(GetParam(), dtype);
+    c.beta = verify::Beta::kGivenF32;
     for_each_kernel([&](Context& context) {
       for (Tensor DeltaRuleData::*gate : {&DeltaRuleData::g, &DeltaRuleData::beta}) {
         DeltaRuleData data = verify::make_delta_rule(c);
