@@ -135,7 +135,9 @@ HWY_INLINE void scale_to_arrival(const ChunkBf16Scratch& scratch) {
   const Vec inverse = hn::Div(one, scale);
   const Vec value = with_usual_nan(hn::Mul(load(gates.beta), scale));
   store(value, scales.value);
-  store(with_usual_nan(hn::Mul(value, load(gates.key_decay))), scales.key);
+  // Finite, as decays are: S k may be zero. Min gives its second operand where that is a NaN.
+  const Vec most = hn::Set(d, std::numeric_limits<float>::max());
+  store(with_usual_nan(hn::Min(most, hn::Mul(value, load(gates.key_decay)))), scales.key);
   store(inverse, scales.inverse);
   store(hn::IfThenElse(arrives, one, to_end), scales.rest);
   scales.all_arrive = hn::AllTrue(d, arrives);
