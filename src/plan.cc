@@ -1,5 +1,6 @@
 #include "plan.h"
 
+#include <algorithm>
 #include <string>
 
 namespace gdn {
@@ -12,14 +13,20 @@ bool has_kernel(const Backend& backend, std::string_view name) {
   return false;
 }
 
-std::string kernel_names() {
+const char* name_of(DeviceType device) { return device == DeviceType::kCUDA ? "CUDA" : "CPU"; }
+
+// Of the kernels for that device that the machine supports.
+std::string kernel_names(DeviceType device) {
   std::string names;
-  for (const KernelInfo& kernel : kernels()) {
-    if (!kernel.supported) continue;
-    if (!names.empty()) names += ", ";
-    names += kernel.name;
+  for (const Backend* backend : backends()) {
+    if (backend->device != device) continue;
+    for (const KernelInfo& kernel : backend->kernels()) {
+      if (!kernel.supported) continue;
+      if (!names.empty()) names += ", ";
+      names += kernel.name;
+    }
   }
-  return names;
+  return names.empty() ? "none" : names;
 }
 
 Status unsupported(const Shape& shape, const std::string& message) {
@@ -85,11 +92,16 @@ Status make_plan(const Context& context, const Shape& shape, Plan* plan, const B
     return {};
   }
   if (!request.kernel.empty()) {
-    return unsupported(shape, "kernel \"" + std::string(request.kernel) +
-                                  "\" is not in this build, expected one of " + kernel_names());
+    const bool elsewhere =
+        std::any_of(backends().begin(), backends().end(),
+                    [&](const Backend* other) { return has_kernel(*other, request.kernel); });
+    return unsupported(shape,
+                       "kernel \"" + std::string(request.kernel) + "\" " +
+                           (elsewhere ? std::string("takes no tensors on ") + name_of(shape.device)
+                                      : "is not in this build") +
+                           ", expected one of " + kernel_names(shape.device));
   }
-  return unsupported(shape, std::string("no backend for tensors on ") +
-                                (shape.device == DeviceType::kCUDA ? "CUDA" : "CPU") +
+  return unsupported(shape, std::string("no backend for tensors on ") + name_of(shape.device) +
                                 ", expected one that is installed");
 }
 

@@ -53,6 +53,36 @@ void TorchExecutor::run(int64_t count, Task task, void* closure) {
   tasks.work(0);
 }
 
+Call::Call(Place place, const std::optional<Text>& kernel) : place_(place) {
+  if (kernel) context_.kernel = kernel->c_str();
+  if (!place.on_gpu()) {
+    context_.executor = &executor_;
+    return;
+  }
+  int32_t current = 0;
+  require_ok(aoti_torch_get_current_device_index(&current), "the current device");
+  if (current != place.gpu) {
+    require_ok(aoti_torch_create_device_guard(place.gpu, &guard_), "a device guard");
+  }
+  try {
+    begin_on_gpu(place.gpu, &context_);
+  } catch (...) {
+    end();
+    throw;
+  }
+}
+
+void Call::end() {
+  if (guard_ != nullptr) aoti_torch_delete_device_guard(guard_);
+}
+
+void Call::take_workspace(size_t bytes) {
+  if (bytes == 0) return;
+  workspace_ = new_tensor({static_cast<int64_t>(bytes)}, aoti_torch_dtype_uint8(), place_);
+  context_.workspace = workspace_.view().data;
+  context_.workspace_bytes = bytes;
+}
+
 void fail(StatusCode code, const std::string& message) {
   last_code = code;
   throw std::runtime_error(message);

@@ -13,7 +13,7 @@ void put_chunk_size(ChunkArgs* args, int64_t chunk_size) { args->chunk_size = ch
 void put_chunk_size(RecurrentArgs*, int64_t) {}
 
 // chunk and recurrent.
-template <class Args, Status (*run)(Context&, const Args&), bool has_chunk_size>
+template <class Args, Status (*operation)(Context&, const Args&), bool has_chunk_size>
 void functional(const char* op, StableIValue* stack) {
   Arguments in(stack);
   const Tokens tokens(in);
@@ -25,6 +25,7 @@ void functional(const char* op, StableIValue* stack) {
   const int64_t chunk_size = has_chunk_size ? in.integer() : 0;
   const Text compute = in.text();
   const std::optional<Text> kernel = in.optional_text();
+  const Place place = in.place(op);
 
   Args args(layout_named(op, layout.view()));
   tokens.put(&args);
@@ -33,7 +34,7 @@ void functional(const char* op, StableIValue* stack) {
   args.compute = compute_named(op, compute.view());
   args.initial_state = initial_state.view();
   put_chunk_size(&args, chunk_size);
-  Tensor out = tokens.new_out();
+  Tensor out = tokens.new_out(place);
   args.out = out.view();
   Tensor final_state;
   const int64_t sequences = sequence_count(tokens.q, gates.cu_seqlens);
@@ -41,23 +42,22 @@ void functional(const char* op, StableIValue* stack) {
     const bool vk = args.state_layout == StateLayout::kVK;
     const int64_t K = args.q.shape[3], V = args.v.shape[3];
     const int64_t shape[] = {sequences, args.v.shape[2], vk ? V : K, vk ? K : V};
-    final_state =
-        new_final_state(sequences, initial_state, shape, 4, slots.initial_state_indices.given());
+    final_state = new_final_state(sequences, initial_state, shape, 4,
+                                  slots.initial_state_indices.given(), place);
     args.final_state = final_state.view();
   }
-  Call call(kernel);
-  require(run(call.context(), args));
-  if (!final_state.given()) final_state = empty_tensor(aoti_torch_dtype_float32());
+  run(operation, args, place, kernel);
+  if (!final_state.given()) final_state = empty_tensor(aoti_torch_dtype_float32(), place);
   stack[0] = result(std::move(out));
   stack[1] = result(std::move(final_state));
 }
 
 }  // namespace
 
-Tensor Tokens::new_out() const {
+Tensor Tokens::new_out(Place place) const {
   const TensorView& like = v.view();
   const int rank = like.rank <= TensorView::kMaxRank ? like.rank : 0;
-  return new_tensor(like.shape, rank, q.torch_dtype());
+  return new_tensor(like.shape, rank, q.torch_dtype(), place);
 }
 
 int64_t sequence_count(const Tensor& rows, const Tensor& cu_seqlens) {
@@ -68,14 +68,17 @@ int64_t sequence_count(const Tensor& rows, const Tensor& cu_seqlens) {
 }
 
 Tensor new_final_state(int64_t sequences, const Tensor& initial, const int64_t* shape, int rank,
-                       bool zeros) {
+                       bool zeros, Place place) {
   int64_t extents[TensorView::kMaxRank] = {sequences};
   const bool like = initial.given() && initial.view().rank == rank;
   for (int i = 1; i < rank; ++i) extents[i] = like ? initial.view().shape[i] : shape[i];
-  Tensor state = new_tensor(extents, rank,
-                            initial.given() ? initial.torch_dtype() : aoti_torch_dtype_float32());
+  Tensor state = new_tensor(
+      extents, rank, initial.given() ? initial.torch_dtype() : aoti_torch_dtype_float32(), place);
   const TensorView& view = state.view();
-  if (zeros && view.size() > 0) {
+  if (!zeros || view.size() == 0) return state;
+  if (place.on_gpu()) {
+    require_ok(aoti_torch_zero_(state.handle()), "zeros");
+  } else {
     std::memset(view.data, 0, static_cast<size_t>(view.size() * size_of(view.dtype)));
   }
   return state;
@@ -102,6 +105,7 @@ void chunk_(StableIValue* stack, uint64_t, uint64_t) {
   const Tensor checkpoint_cu = in.optional_tensor();
   const Text compute = in.text();
   const std::optional<Text> kernel = in.optional_text();
+  const Place place = in.place("gdn.chunk");
 
   require_no_gradients(
       "gdn.chunk_", {&tokens.q, &tokens.k, &tokens.v, &tokens.g, &tokens.beta, &state, &gates.A_log,
@@ -116,10 +120,9 @@ void chunk_(StableIValue* stack, uint64_t, uint64_t) {
   args.checkpoints = checkpoints.view();
   args.checkpoint_cu = checkpoint_cu.view();
   args.compute = compute_named("gdn.chunk", compute.view());
-  Tensor out = tokens.new_out();
+  Tensor out = tokens.new_out(place);
   args.out = out.view();
-  Call call(kernel);
-  require(gdn::chunk(call.context(), args));
+  run(gdn::chunk, args, place, kernel);
   stack[0] = result(std::move(out));
 }
 
@@ -132,6 +135,7 @@ void recurrent_(StableIValue* stack, uint64_t, uint64_t) {
   const Slots slots(in);
   const Text compute = in.text();
   const std::optional<Text> kernel = in.optional_text();
+  const Place place = in.place("gdn.recurrent");
 
   require_no_gradients("gdn.recurrent_",
                        {&tokens.q, &tokens.k, &tokens.v, &tokens.g, &tokens.beta, &state,
@@ -142,10 +146,9 @@ void recurrent_(StableIValue* stack, uint64_t, uint64_t) {
   gates.put(&args);
   slots.put(state, &args);
   args.compute = compute_named("gdn.recurrent", compute.view());
-  Tensor out = tokens.new_out();
+  Tensor out = tokens.new_out(place);
   args.out = out.view();
-  Call call(kernel);
-  require(gdn::recurrent(call.context(), args));
+  run(gdn::recurrent, args, place, kernel);
   stack[0] = result(std::move(out));
 }
 

@@ -18,7 +18,7 @@ struct Tokens {
         beta(in.optional_tensor()) {}
 
   // For out: the shape of v, the dtype of q.
-  Tensor new_out() const;
+  Tensor new_out(Place place) const;
   template <class Args>
   void put(Args* args) const {
     args->q = q.view();
@@ -115,6 +115,6 @@ int64_t sequence_count(const Tensor& rows, const Tensor& cu_seqlens);
 // A final state [N, ..] to be written: its last axes are those of `initial` or, without that, as
 // `shape` says; its dtype is initial's or float32. Rows that a call may skip are zeros.
 Tensor new_final_state(int64_t sequences, const Tensor& initial, const int64_t* shape, int rank,
-                       bool zeros);
+                       bool zeros, Place place);
 
 }  // namespace gdn::torch_binding

@@ -8,10 +8,10 @@ namespace {
 
 // A new tensor of the shape of `like`, or of a scalar where it has too many axes and the check will
 // say so; without its last `less` axes.
-Tensor new_like(const Tensor& like, int32_t torch_dtype, int less = 0) {
+Tensor new_like(const Tensor& like, int32_t torch_dtype, Place place, int less = 0) {
   const TensorView& view = like.view();
   const bool fits = view.rank <= TensorView::kMaxRank && view.rank >= less;
-  return new_tensor(view.shape, fits ? view.rank - less : 0, torch_dtype);
+  return new_tensor(view.shape, fits ? view.rank - less : 0, torch_dtype, place);
 }
 
 }  // namespace
@@ -28,21 +28,21 @@ void gating(StableIValue* stack, uint64_t, uint64_t) {
   args.allow_neg_eigval = in.boolean();
   const int32_t beta_dtype = in.optional_dtype().value_or(aoti_torch_dtype_float32());
   const std::optional<Text> kernel = in.optional_text();
+  const Place place = in.place("gdn.gating");
 
   args.a = a.view();
   args.A_log = A_log.view();
   args.dt_bias = dt_bias.view();
   args.b = b.view();
-  Tensor g = new_like(a, aoti_torch_dtype_float32());
+  Tensor g = new_like(a, aoti_torch_dtype_float32(), place);
   args.g = g.view();
   Tensor beta;
   if (b.given()) {
-    beta = new_like(b, beta_dtype);
+    beta = new_like(b, beta_dtype, place);
     args.beta = beta.view();
   }
-  Call call(kernel);
-  require(gdn::gating(call.context(), args));
-  if (!beta.given()) beta = empty_tensor(beta_dtype);
+  run(gdn::gating, args, place, kernel);
+  if (!beta.given()) beta = empty_tensor(beta_dtype, place);
   stack[0] = result(std::move(g));
   stack[1] = result(std::move(beta));
 }
@@ -53,12 +53,12 @@ void l2norm(StableIValue* stack, uint64_t, uint64_t) {
   L2normArgs args;
   args.eps = in.number();
   const std::optional<Text> kernel = in.optional_text();
+  const Place place = in.place("gdn.l2norm");
 
   args.x = x.view();
-  Tensor y = new_like(x, x.torch_dtype());
+  Tensor y = new_like(x, x.torch_dtype(), place);
   args.y = y.view();
-  Call call(kernel);
-  require(gdn::l2norm(call.context(), args));
+  run(gdn::l2norm, args, place, kernel);
   stack[0] = result(std::move(y));
 }
 
@@ -70,14 +70,14 @@ void rms_norm_gated(StableIValue* stack, uint64_t, uint64_t) {
   RmsNormGatedArgs args;
   args.eps = in.number();
   const std::optional<Text> kernel = in.optional_text();
+  const Place place = in.place("gdn.rms_norm_gated");
 
   args.x = x.view();
   args.z = z.view();
   args.weight = weight.view();
-  Tensor y = new_like(x, x.torch_dtype());
+  Tensor y = new_like(x, x.torch_dtype(), place);
   args.y = y.view();
-  Call call(kernel);
-  require(gdn::rms_norm_gated(call.context(), args));
+  run(gdn::rms_norm_gated, args, place, kernel);
   stack[0] = result(std::move(y));
 }
 
@@ -90,20 +90,20 @@ void solve_tril(StableIValue* stack, uint64_t, uint64_t) {
   const bool output_residual = in.boolean();
   const Text compute = in.text();
   const std::optional<Text> kernel = in.optional_text();
+  const Place place = in.place("gdn.solve_tril");
 
   args.method = method_named("gdn.solve_tril", method.view());
   args.compute = compute_named("gdn.solve_tril", compute.view());
   args.lower = lower.view();
-  Tensor inverse = new_like(lower, lower.torch_dtype());
+  Tensor inverse = new_like(lower, lower.torch_dtype(), place);
   args.inverse = inverse.view();
   Tensor residual;
   if (output_residual) {
-    residual = new_like(lower, aoti_torch_dtype_float32(), 2);
+    residual = new_like(lower, aoti_torch_dtype_float32(), place, 2);
     args.residual = residual.view();
   }
-  Call call(kernel);
-  require(gdn::solve_tril(call.context(), args));
-  if (!residual.given()) residual = empty_tensor(aoti_torch_dtype_float32());
+  run(gdn::solve_tril, args, place, kernel);
+  if (!residual.given()) residual = empty_tensor(aoti_torch_dtype_float32(), place);
   stack[0] = result(std::move(inverse));
   stack[1] = result(std::move(residual));
 }

@@ -19,7 +19,8 @@ StableIValue share(const Tensor& tensor) {
 }  // namespace
 
 // _history(Tensor[] tensors) -> Tensor: an empty tensor. PyTorch's kernel for operators that have
-// none for autograd gives it a history where one of the tensors requires a gradient.
+// none for autograd gives it a history where one of the tensors requires a gradient. Whatever
+// device they are on.
 void history(StableIValue* stack, uint64_t, uint64_t) {
   StableListHandle list = nullptr;
   std::memcpy(&list, &stack[0], sizeof list);
@@ -34,7 +35,7 @@ void history(StableIValue* stack, uint64_t, uint64_t) {
     aoti_torch_delete_tensor_object(handle);
   }
   torch_delete_list(list);
-  stack[0] = result(empty_tensor(aoti_torch_dtype_float32()));
+  stack[0] = result(empty_tensor(aoti_torch_dtype_float32(), Place()));
 }
 
 void require_no_gradients(const char* op, std::initializer_list<const Tensor*> tensors) {

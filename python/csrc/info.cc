@@ -6,10 +6,14 @@
 namespace gdn::torch_binding {
 
 void info(StableIValue* stack, uint64_t, uint64_t) {
-  Call call(std::nullopt);
+  Call call(Place(), std::nullopt);
   tools::MachineInfo found;
   require(tools::machine_info(call.context(), "PyTorch", &found));
   stack[0] = result(tools::to_string(found));
+}
+
+void version(StableIValue* stack, uint64_t, uint64_t) {
+  stack[0] = result(std::string(GDN_VERSION));
 }
 
 void kernels(StableIValue* stack, uint64_t, uint64_t) {

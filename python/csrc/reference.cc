@@ -16,7 +16,7 @@ namespace {
 constexpr const char* kOp = "gdn.chunk";  // whose checks they are
 
 Tensor doubles(const std::vector<double>& values, std::initializer_list<int64_t> shape) {
-  Tensor tensor = new_tensor(shape, aoti_torch_dtype_float64());
+  Tensor tensor = new_tensor(shape, aoti_torch_dtype_float64(), Place());
   if (!values.empty())
     std::memcpy(tensor.view().data, values.data(), values.size() * sizeof(double));
   return tensor;
@@ -50,7 +50,7 @@ void reference_recurrent(StableIValue* stack, uint64_t, uint64_t) {
   const Text layout = in.text();
   const Gates gates(in);
 
-  const Tensor out = tokens.new_out();
+  const Tensor out = tokens.new_out(Place());
   const ChunkArgs args = chunk_args(tokens, gates, initial_state, layout, out);
   Tensor outs, states;
   require(guarded(kOp, [&]() -> Status {
@@ -82,7 +82,7 @@ void reference_chunk_stages(StableIValue* stack, uint64_t, uint64_t) {
   const Gates gates(in);
 
   const SolveMethod solve = method_named(kOp, method.view());
-  const Tensor out = tokens.new_out();
+  const Tensor out = tokens.new_out(Place());
   ChunkArgs args = chunk_args(tokens, gates, initial_state, layout, out);
   args.chunk_size = chunk_size;
   std::vector<Tensor> stages;

@@ -8,6 +8,8 @@ namespace gdn::torch_binding {
 using StableLibrary = torch::stable::detail::StableLibrary;
 
 void define_schemas(StableLibrary& library);
+// The kernels of every operator whose tensors may be on a GPU: the same code for every device.
+void implement_for_device(StableLibrary& library);
 
 // A kernel as PyTorch calls it: arguments in the order of the schema on the stack, which it takes
 // over, and results in their place. It may throw std::runtime_error.
@@ -31,5 +33,6 @@ void history(StableIValue* stack, uint64_t, uint64_t);
 void info(StableIValue* stack, uint64_t, uint64_t);
 void kernels(StableIValue* stack, uint64_t, uint64_t);
 void last_status(StableIValue* stack, uint64_t, uint64_t);
+void version(StableIValue* stack, uint64_t, uint64_t);
 
 }  // namespace gdn::torch_binding

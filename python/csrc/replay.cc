@@ -17,6 +17,7 @@ void replay_verify_(StableIValue* stack, uint64_t, uint64_t) {
   const Tensor state_indices = in.optional_tensor();
   const std::optional<int64_t> null_slot = in.optional_integer();
   const std::optional<Text> kernel = in.optional_text();
+  const Place place = in.place("gdn.replay_verify");
 
   require_no_gradients("gdn.replay_verify_",
                        {&tokens.q, &tokens.k, &tokens.v, &tokens.g, &tokens.beta, &state, &record_k,
@@ -32,10 +33,9 @@ void replay_verify_(StableIValue* stack, uint64_t, uint64_t) {
   args.record_v = record_v.view();
   args.record_g = record_g.view();
   args.null_slot = null_slot;
-  Tensor out = tokens.new_out();
+  Tensor out = tokens.new_out(place);
   args.out = out.view();
-  Call call(kernel);
-  require(gdn::replay_verify(call.context(), args));
+  run(gdn::replay_verify, args, place, kernel);
   stack[0] = result(std::move(out));
 }
 
@@ -50,6 +50,7 @@ void replay_commit_(StableIValue* stack, uint64_t, uint64_t) {
   const Tensor state_indices = in.optional_tensor();
   const std::optional<int64_t> null_slot = in.optional_integer();
   const std::optional<Text> kernel = in.optional_text();
+  const Place place = in.place("gdn.replay_commit");
 
   require_no_gradients("gdn.replay_commit_", {&state, &record_k, &record_v, &record_g});
   count_write({&state});
@@ -61,8 +62,7 @@ void replay_commit_(StableIValue* stack, uint64_t, uint64_t) {
   args.record_v = record_v.view();
   args.record_g = record_g.view();
   args.null_slot = null_slot;
-  Call call(kernel);
-  require(gdn::replay_commit(call.context(), args));
+  run(gdn::replay_commit, args, place, kernel);
 }
 
 }  // namespace gdn::torch_binding

@@ -102,8 +102,11 @@ constexpr const char* kSchemas[] = {
 
     // What `gdn info` says.
     "info() -> str",
-    // The kernels that run on this machine, the preferred first.
+    // The kernels that run on this machine, the preferred first. This and info() ask the driver of
+    // the GPU, if the library has kernels for one.
     "kernels() -> str[]",
+    // The library's.
+    "version() -> str",
     // The code (gdn/status.h) of the last call of this thread that failed; 0 where none did.
     "last_status() -> int",
 };

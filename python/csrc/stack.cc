@@ -14,6 +14,7 @@ struct DTypeNumbers {
                         aoti_torch_dtype_int64(),   aoti_torch_dtype_bool(),
                         aoti_torch_dtype_float64(), aoti_torch_dtype_int16(),
                         aoti_torch_dtype_int8(),    aoti_torch_dtype_uint8()};
+  int32_t cpu = aoti_torch_device_type_cpu();
   int32_t cuda = aoti_torch_device_type_cuda();
 };
 const DTypeNumbers& numbers() {
@@ -31,7 +32,7 @@ DType dtype_of(int32_t torch_dtype) {
   return DType::kOther;
 }
 
-TensorView view_of(AtenTensorHandle handle) {
+TensorView view_of(AtenTensorHandle handle, Place* place) {
   TensorView view;
   int64_t rank = 0, *sizes = nullptr, *strides = nullptr;
   int32_t dtype = 0, device = 0;
@@ -39,7 +40,10 @@ TensorView view_of(AtenTensorHandle handle) {
   require_ok(aoti_torch_get_dtype(handle, &dtype), "the dtype of a tensor");
   require_ok(aoti_torch_get_device_type(handle, &device), "the device of a tensor");
   view.dtype = dtype_of(dtype);
-  view.device = device == numbers().cuda ? DeviceType::kCUDA : DeviceType::kCPU;
+  if (device == numbers().cuda) {
+    view.device = DeviceType::kCUDA;
+    require_ok(aoti_torch_get_device_index(handle, &place->gpu), "the device of a tensor");
+  }
   if (rank > TensorView::kMaxRank) {
     view.rank = TensorView::kMaxRank + 1;  // which every operator refuses
     return view;
@@ -65,7 +69,7 @@ void require_ok(AOTITorchError error, const char* what) {
 
 Tensor::Tensor(AtenTensorHandle handle) : handle_(handle) {
   try {
-    view_ = view_of(handle);
+    view_ = view_of(handle, &place_);
   } catch (...) {
     aoti_torch_delete_tensor_object(handle_);
     throw;
@@ -78,7 +82,7 @@ int32_t Tensor::torch_dtype() const {
   return dtype;
 }
 
-Tensor new_tensor(const int64_t* shape, int rank, int32_t torch_dtype) {
+Tensor new_tensor(const int64_t* shape, int rank, int32_t torch_dtype, Place place) {
   int64_t strides[TensorView::kMaxRank];
   int64_t stride = 1;
   for (int i = rank - 1; i >= 0; --i) {
@@ -86,19 +90,33 @@ Tensor new_tensor(const int64_t* shape, int rank, int32_t torch_dtype) {
     if (shape[i] > 1) stride *= shape[i];
   }
   AtenTensorHandle handle = nullptr;
-  if (aoti_torch_empty_strided(rank, shape, strides, torch_dtype, aoti_torch_device_type_cpu(), 0,
-                               &handle) != AOTI_TORCH_SUCCESS) {
+  const int32_t device = place.on_gpu() ? numbers().cuda : numbers().cpu;
+  const int32_t index = place.on_gpu() ? place.gpu : 0;
+  if (aoti_torch_empty_strided(rank, shape, strides, torch_dtype, device, index, &handle) !=
+      AOTI_TORCH_SUCCESS) {
     fail(StatusCode::kOutOfMemory,
-         "gdn: could not allocate a result of " + std::to_string(stride) + " elements");
+         "gdn: could not allocate a tensor of " + std::to_string(stride) + " elements" +
+             (place.on_gpu() ? " on cuda:" + std::to_string(place.gpu) : ""));
   }
   return Tensor(handle);
 }
 
-Tensor new_tensor(std::initializer_list<int64_t> shape, int32_t torch_dtype) {
-  return new_tensor(shape.begin(), static_cast<int>(shape.size()), torch_dtype);
+Tensor new_tensor(std::initializer_list<int64_t> shape, int32_t torch_dtype, Place place) {
+  return new_tensor(shape.begin(), static_cast<int>(shape.size()), torch_dtype, place);
 }
 
-Tensor empty_tensor(int32_t torch_dtype) { return new_tensor({0}, torch_dtype); }
+Tensor empty_tensor(int32_t torch_dtype, Place place) {
+  return new_tensor({0}, torch_dtype, place);
+}
+
+Place Arguments::place(const char* op) const {
+  if (other_.on_gpu()) {
+    fail(StatusCode::kInvalidArgument,
+         std::string(op) + ": tensors are on cuda:" + std::to_string(place_.gpu) +
+             " and cuda:" + std::to_string(other_.gpu) + ", expected one device");
+  }
+  return place_;
+}
 
 Text::Text(StringHandle handle) : handle_(handle) {}
 

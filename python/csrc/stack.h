@@ -23,16 +23,25 @@ namespace gdn::torch_binding {
 // Throws where a call of PyTorch's C interface failed.
 void require_ok(AOTITorchError error, const char* what);
 
+// The device of a call's tensors: the CPU, or a GPU by its number.
+struct Place {
+  static constexpr int32_t kCPU = -1;
+  int32_t gpu = kCPU;
+
+  bool on_gpu() const { return gpu != kCPU; }
+};
+
 // An owned tensor and the view of it that the library takes.
 class Tensor {
  public:
   Tensor() = default;  // absent
   explicit Tensor(AtenTensorHandle handle);
   Tensor(Tensor&& other) noexcept
-      : handle_(std::exchange(other.handle_, nullptr)), view_(other.view_) {}
+      : handle_(std::exchange(other.handle_, nullptr)), view_(other.view_), place_(other.place_) {}
   Tensor& operator=(Tensor&& other) noexcept {
     std::swap(handle_, other.handle_);
     std::swap(view_, other.view_);
+    std::swap(place_, other.place_);
     return *this;
   }
   ~Tensor() {
@@ -41,6 +50,7 @@ class Tensor {
 
   bool given() const { return handle_ != nullptr; }
   const TensorView& view() const { return view_; }
+  Place place() const { return place_; }
   AtenTensorHandle handle() const { return handle_; }
   int32_t torch_dtype() const;
   // Gives the tensor away.
@@ -49,13 +59,14 @@ class Tensor {
  private:
   AtenTensorHandle handle_ = nullptr;
   TensorView view_;
+  Place place_;
 };
 
-// A new contiguous tensor on the CPU, with a dtype of PyTorch's. Not initialised.
-Tensor new_tensor(const int64_t* shape, int rank, int32_t torch_dtype);
-Tensor new_tensor(std::initializer_list<int64_t> shape, int32_t torch_dtype);
+// A new contiguous tensor, with a dtype of PyTorch's. Not initialised.
+Tensor new_tensor(const int64_t* shape, int rank, int32_t torch_dtype, Place place);
+Tensor new_tensor(std::initializer_list<int64_t> shape, int32_t torch_dtype, Place place);
 // What stands for a result that was not asked for.
-Tensor empty_tensor(int32_t torch_dtype);
+Tensor empty_tensor(int32_t torch_dtype, Place place);
 
 // A string argument.
 class Text {
@@ -78,10 +89,10 @@ class Arguments {
  public:
   explicit Arguments(StableIValue* stack) : next_(stack) {}
 
-  Tensor tensor() { return Tensor(take<AtenTensorHandle>()); }
+  Tensor tensor() { return noted(Tensor(take<AtenTensorHandle>())); }
   Tensor optional_tensor() {
     const std::optional<AtenTensorHandle> handle = optional<AtenTensorHandle>();
-    return handle ? Tensor(*handle) : Tensor();
+    return handle ? noted(Tensor(*handle)) : Tensor();
   }
   bool boolean() { return take<bool>(); }
   int64_t integer() { return take<int64_t>(); }
@@ -95,8 +106,13 @@ class Arguments {
     return handle ? std::optional<Text>(Text(*handle)) : std::nullopt;
   }
 
+  // Where the tensors read so far are: on a GPU when one of them is, for PyTorch calls its kernel
+  // then, and the checks see which are elsewhere. `op` begins the message that they are on two
+  // GPUs, which the checks do not see.
+  Place place(const char* op) const;
+
  private:
-  // A value lies in the first bytes of its place (the library is for little-endian machines).
+  // A value lies in the first bytes of its slot (the library is for little-endian machines).
   template <class T>
   static T decode(StableIValue value) {
     T decoded;
@@ -118,7 +134,15 @@ class Arguments {
     return value;
   }
 
+  Tensor noted(Tensor tensor) {
+    const Place found = tensor.place();
+    if (!place_.on_gpu()) place_ = found;
+    if (found.on_gpu() && found.gpu != place_.gpu) other_ = found;
+    return tensor;
+  }
+
   StableIValue* next_;
+  Place place_, other_;
 };
 
 template <class T>

@@ -2,18 +2,18 @@
 operations (gdn.staged) where the device has none."""
 
 import contextlib
+import warnings
 
 import torch
 from torch.autograd import forward_ad
 
 from ._autograd import refuse_tangents
 from ._errors import translated
-from ._library import FUNCTIONAL, overload
+from ._library import FUNCTIONAL, overload, without_cuda
 
 _below_autograd = torch._C._AutoDispatchBelowAutograd
 _requires_gradient = torch._C._any_requires_grad
 
-_KERNELS = tuple(torch.ops.gdn.kernels())
 _forced_kernel = None
 
 
@@ -29,9 +29,9 @@ def kernel(name):
         expected, _ = gdn.chunk_gated_delta_rule(q, k, v, g, beta)
     """
     global _forced_kernel
-    if name is not None and name not in _KERNELS:
+    if name is not None and name not in (names := torch.ops.gdn.kernels()):
         raise NotImplementedError(
-            f'gdn.kernel: kernel "{name}" does not run here, expected one of {", ".join(_KERNELS)}'
+            f'gdn.kernel: kernel "{name}" does not run here, expected one of {", ".join(names)}'
         )
     before = _forced_kernel
     _forced_kernel = name
@@ -41,20 +41,72 @@ def kernel(name):
         _forced_kernel = before
 
 
-_has_kernel = {"cpu": True, "meta": True}
+_has_kernel = {torch.device("cpu"): True, torch.device("meta"): True}
 
 
 def has_kernel(device):
     """Whether torch.ops.gdn runs on tensors of this device, a torch.device or what makes one:
-    "cpu". (Those on the meta device have shapes alone.)"""
-    kind = (device if isinstance(device, torch.device) else torch.device(device)).type
-    found = _has_kernel.get(kind)
+    "cpu", "cuda". (Those on the meta device have shapes alone.)"""
+    if not isinstance(device, torch.device):
+        device = torch.device(device)
+    found = _has_kernel.get(device)
     if found is None:
-        key = torch._C._dispatch_key_for_device(kind)
+        if device.type == "cuda":
+            return _gpu_has_kernel(device)
+        key = torch._C._dispatch_key_for_device(device.type)
         found = torch._C._dispatch_has_kernel_for_dispatch_key("gdn::chunk", key)
         if found:  # a library with kernels may still be loaded
-            _has_kernel[kind] = True
+            _has_kernel[device] = True
     return found
+
+
+# What torch.compiler.assume_constant_result does, without the second that its import takes: code
+# that is traced asks too, and there is nothing to trace.
+has_kernel._dynamo_marked_constant = True
+
+
+def _gpu_has_kernel(device):
+    if without_cuda is not None or not torch.cuda.is_available():
+        return False
+    index = torch.cuda.current_device() if device.index is None else device.index
+    device = torch.device("cuda", index)
+    if device not in _has_kernel:
+        why_not = torch.ops.gdn._gpu_status(index)
+        _has_kernel[device] = not why_not
+        if why_not:
+            warnings.warn(f"gdn: tensor operations run on {device}: {why_not}")
+    return _has_kernel[device]
+
+
+_out_of_range = {}
+
+
+def out_of_range(device="cuda"):
+    """A tensor on this GPU, int32 [1], that the operators set to 1 when they come upon a value of
+    cu_seqlens, indices or num_accepted that is out of range. (On the CPU that is an IndexError; on a
+    GPU the values are seen by the kernels alone, which take them for padding.) From the first
+    call on, which is not to be one in a captured graph; to read it waits for the device. Nothing
+    sets it to 0 but its reader.
+
+    flag = gdn.out_of_range("cuda")
+    ...
+    if flag.item():
+        flag.zero_()
+        raise IndexError
+
+    Raises NotImplementedError for a device on which there is no such flag.
+    """
+    device = torch.device(device)
+    if device.type != "cuda" or not has_kernel(device):
+        raise NotImplementedError(
+            f"gdn.out_of_range: the device is {device}, expected a GPU with a kernel"
+        )
+    index = torch.cuda.current_device() if device.index is None else device.index
+    if index not in _out_of_range:
+        flag = torch.zeros(1, dtype=torch.int32, device=torch.device("cuda", index))
+        torch.ops.gdn._out_of_range_flag(flag)
+        _out_of_range[index] = flag
+    return _out_of_range[index]
 
 
 def operator(name):

@@ -53,4 +53,6 @@ def translated(error, schema, args, kwargs):
         return TypeError(message)
     if " is on " in message:
         return ValueError(message)  # _fake.py
+    if "could not allocate" in message and " on cuda:" in message:
+        return torch.OutOfMemoryError(message)  # what PyTorch raises for a GPU's memory
     return _EXCEPTIONS.get(torch.ops.gdn.last_status(), RuntimeError)(message)

@@ -11,14 +11,22 @@ namespace gdn::cuda {
 namespace {
 
 constexpr const char* kName = "cuda";
-constexpr const char* kKernel = "sm80";
+constexpr std::string_view kSm90 = "sm90";
+constexpr std::string_view kSm80 = "sm80";
+
+bool runs_on(std::string_view kernel, const Device& device) {
+  return kernel == kSm90 ? device.major == 9 : device.supported();
+}
 
 std::span<const KernelInfo> list_kernels() {
+  const auto supported = [](std::string_view kernel) {
+    Device device;
+    return current_device(&device).ok() && runs_on(kernel, device);
+  };
   static const KernelInfo list[] = {
-      {kName, kKernel, "NVIDIA GPUs of compute capability 8.0 and later: mma.sync", [] {
-         Device device;
-         return current_device(&device).ok() && device.supported();
-       }()}};
+      {kName, kSm90, "NVIDIA Hopper: wgmma in chunk, the rest as sm80", supported(kSm90)},
+      {kName, kSm80, "NVIDIA GPUs of compute capability 8.0 and later: mma.sync",
+       supported(kSm80)}};
   return list;
 }
 
@@ -27,15 +35,17 @@ bool takes_16_bits(const Shape& shape) {
   return permitted && shape.dtype != DType::kF32 && chunk_fits_tensor_cores(shape);
 }
 
+std::string not_supported(std::string_view kernel) {
+  return "kernel \"" + std::string(kernel) + "\" is not supported";
+}
+
 Status plan_cuda(const Shape& shape, const PlanRequest& request, Plan* plan) {
   Device device;
   if (Status status = current_device(&device); !status.ok()) {
-    return {status.code(),
-            std::string("kernel \"") + kKernel + "\" is not supported: " + status.message()};
+    const std::string_view kernel = request.kernel.empty() ? kSm80 : request.kernel;
+    return {status.code(), not_supported(kernel) + ": " + status.message()};
   }
-  Status status = plan_for(shape, device, plan);
-  if (status.ok() && !request.kernel.empty()) plan->reason = "forced";
-  return status;
+  return plan_for(shape, device, request.kernel, plan);
 }
 
 Stream stream_of(const Call& call) {
@@ -60,8 +70,10 @@ Status run_chunk(const Call& call, const DeltaRuleProblem& problem) {
   return on_device(call, [&](const Device& device) {
     // Tensor cores have no state between two tokens of a chunk.
     const bool tensor_cores = call.plan.compute == Compute::kBF16 && !problem.stores_every_state();
-    return tensor_cores ? chunk_tensor_cores(problem, device, call.workspace, stream_of(call))
-                        : chunk_f32(problem, device, stream_of(call));
+    if (!tensor_cores) return chunk_f32(problem, device, stream_of(call));
+    return call.plan.kernel == kSm90
+               ? chunk_sm90(problem, device, call.workspace, stream_of(call))
+               : chunk_tensor_cores(problem, device, call.workspace, stream_of(call));
   });
 }
 
@@ -93,15 +105,15 @@ Status run_causal_conv1d(const Call& call, const CausalConv1dProblem& problem) {
 
 }  // namespace
 
-Status plan_for(const Shape& shape, const Device& device, Plan* plan) {
-  if (!device.supported()) {
-    return {StatusCode::kUnsupported, std::string("kernel \"") + kKernel +
-                                          "\" is not supported by a GPU of compute capability " +
-                                          std::to_string(device.major) + "." +
-                                          std::to_string(device.minor) + ", expected 8.0 or later"};
+Status plan_for(const Shape& shape, const Device& device, std::string_view kernel, Plan* plan) {
+  plan->kernel = !kernel.empty() ? kernel : runs_on(kSm90, device) ? kSm90 : kSm80;
+  plan->reason = !kernel.empty() ? "forced" : "the first for this GPU";
+  if (!runs_on(plan->kernel, device)) {
+    return {StatusCode::kUnsupported,
+            not_supported(plan->kernel) + " by a GPU of compute capability " +
+                std::to_string(device.major) + "." + std::to_string(device.minor) + ", expected " +
+                (plan->kernel == kSm90 ? "9.0" : "8.0 or later")};
   }
-  plan->kernel = kKernel;
-  plan->reason = "the only one for this GPU";
   plan->workers = 1;
   const int64_t sequences = std::max<int64_t>(1, shape.sequences);
   switch (shape.op) {
@@ -112,7 +124,9 @@ Status plan_for(const Shape& shape, const Device& device, Plan* plan) {
       plan->chunk = tensor_cores ? 64 : 16;
       plan->parts = (shape.V + columns - 1) / columns;
       plan->tasks = shape.sequences * shape.value_heads * plan->parts;
-      plan->workspace_bytes_per_worker = tensor_cores ? chunk_workspace(shape) : 0;
+      plan->workspace_bytes_per_worker = !tensor_cores           ? 0
+                                         : plan->kernel == kSm90 ? chunk_sm90_workspace(shape)
+                                                                 : chunk_workspace(shape);
       break;
     }
     case Op::kRecurrent:

@@ -2,6 +2,8 @@
 #include <algorithm>
 
 #include "cuda/chunk_record.h"
+#include "cuda/chunk_sm90_record.h"
+#include "cuda/chunk_sm90_stages.h"
 #include "cuda/chunk_stages.h"
 #include "cuda/kernels.h"
 
@@ -24,6 +26,24 @@ Status chunk_tensor_cores(const DeltaRuleProblem& problem, const Device& device,
                           std::byte* workspace, const Stream& stream) {
   Status status = prepare_chunks(problem, workspace, stream);
   if (status.ok()) status = walk_chunks(problem, device, workspace, stream);
+  return status;
+}
+
+namespace {
+sm90::Records sm90_records(const Shape& shape) {
+  return {ChunkRecords::chunk_bound(shape), shape.value_heads, shape.heads, shape.K};
+}
+}  // namespace
+
+size_t chunk_sm90_workspace(const Shape& shape) {
+  return static_cast<size_t>(sm90_records(shape).bytes());
+}
+
+Status chunk_sm90(const DeltaRuleProblem& problem, const Device& device, std::byte* workspace,
+                  const Stream& stream) {
+  const sm90::Records records = sm90_records(problem.shape);
+  Status status = sm90::prepare(problem, device, records, workspace, stream);
+  if (status.ok()) status = sm90::walk(problem, records, workspace, stream);
   return status;
 }
 

@@ -2,8 +2,8 @@
 // chunk of 64 tokens and value head, in the caller's workspace, laid out as shared memory wants it,
 // so that one bulk copy brings it there.
 //
-// With kn_i = |k_i|^-1 and qn_i = |q_i|^-1 (1 without l2norm), G_i the sum of g up to token i of the
-// chunk, D_ij = exp(G_i - G_j) for i >= j, else 0, and scale the operator's:
+// With kn_i = |k_i|^-1 and qn_i = |q_i|^-1 (1 without l2norm), G_i the sum of g up to token i of
+// the chunk, D_ij = exp(G_i - G_j) for i >= j, else 0, and scale the operator's:
 //
 //   T = (I + strict_lower(diag(beta kn) (K K^T o D) diag(kn)))^-1 diag(beta)   = 2^t (high + low)
 //   P = scale diag(qn) (Q K^T o D) diag(kn)                                    = 2^p stored
@@ -20,22 +20,58 @@ namespace gdn::cuda::sm90 {
 
 constexpr int kChunk = 64;  // tokens
 
-struct alignas(128) HeadRecord {
-  // Matrices [kChunk][kChunk] of float16, in the 128-byte swizzle of wgmma's operands: element
-  // (i, j) at byte swizzled(i, j).
-  static constexpr int kMatrixBytes = kChunk * kChunk * 2;
-  std::byte T_high[kMatrixBytes], T_low[kMatrixBytes], P[kMatrixBytes];
+struct RecordVectors {
   float residual[kChunk];  // of S k_i in the residual: exp(G_i) kn_i
   float output[kChunk];    // of S q_i in the output: scale exp(G_i) qn_i
-  float update[kChunk];    // of v_new_i in the state: exp(G_C - G_i) kn_i / k_power_i
-  float k_power[kChunk];   // a power of two: k_i k_power_i is float16 with elements of 2 at most
+  float update[kChunk];    // of v_new_i in the state: exp(G_C - G_i) kn_i / power of k_i
   float decay;             // exp(G_C)
   float T_power, P_power;  // 2^t, 2^p
+  float unused;            // copies are of 16 bytes
 };
 
-// The byte of element (row, column) in a matrix of 64 columns of 16 bits.
-GDN_HOST_DEVICE constexpr int swizzled(int row, int column) {
-  return row * 128 + ((column / 8 ^ row % 8) * 16) + column % 8 * 2;
-}
+// The matrices are lower triangular: of float16, in tiles of 16 x 16, those above the diagonal left
+// out. Four panels of 16 columns follow one another, panel p its rows from 16 p on, in the 32-byte
+// swizzle of wgmma's operands (wgmma.cuh).
+struct alignas(128) HeadRecord {
+  static constexpr int kTile = 16;
+  static constexpr int kTiles = kChunk / kTile;  // of a side
+  static constexpr int kTileBytes = kTile * kTile * 2;
+  static constexpr int kMatrixBytes = kTiles * (kTiles + 1) / 2 * kTileBytes;
+  std::byte T_high[kMatrixBytes], T_low[kMatrixBytes], P[kMatrixBytes];
+  RecordVectors vectors;
+
+  // The byte of tile (row, column), column <= row, in a matrix.
+  static GDN_HOST_DEVICE constexpr int tile_offset(int row, int column) {
+    return (column * kTiles - column * (column - 1) / 2 + row - column) * kTileBytes;
+  }
+  // The byte of element (row, column) in a tile.
+  static GDN_HOST_DEVICE constexpr int in_tile(int row, int column) {
+    return row * 32 + (column / 8 ^ row / 4 % 2) * 16 + column % 8 * 2;
+  }
+};
+
+// k of a chunk and q/k head in float16, times its rows' powers of two, in tiles of 64 columns in
+// the 128-byte swizzle. These records follow those of all heads.
+template <int K>
+struct alignas(128) KeyRecord {
+  std::byte k[kChunk * K * 2];
+};
+
+// Where the records lie in the workspace.
+struct Records {
+  int64_t chunks, value_heads, heads, K;
+
+  GDN_HOST_DEVICE int64_t head_bytes() const {
+    return chunks * value_heads * static_cast<int64_t>(sizeof(HeadRecord));
+  }
+  GDN_HOST_DEVICE int64_t bytes() const { return head_bytes() + chunks * heads * kChunk * K * 2; }
+  GDN_HOST_DEVICE HeadRecord* head(std::byte* workspace, int64_t chunk, int64_t value_head) const {
+    return reinterpret_cast<HeadRecord*>(workspace) + chunk * value_heads + value_head;
+  }
+  template <int kK>
+  GDN_HOST_DEVICE KeyRecord<kK>* keys(std::byte* workspace, int64_t chunk, int64_t head) const {
+    return reinterpret_cast<KeyRecord<kK>*>(workspace + head_bytes()) + chunk * heads + head;
+  }
+};
 
 }  // namespace gdn::cuda::sm90

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "gdn/tensor.h"
 
@@ -64,6 +65,26 @@ __device__ inline void store_element(std::byte* p, DType dtype, float x, int64_t
   with_element(dtype, [&](auto element) {
     reinterpret_cast<decltype(element)*>(p)[i] = from_float<decltype(element)>(x);
   });
+}
+
+// Two 16-bit elements in a word.
+template <class T>
+__device__ inline float2 unpack_pair(uint32_t bits) {
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    return {__uint_as_float(bits << 16), __uint_as_float(bits & 0xffff0000u)};
+  } else {
+    return __half22float2(*reinterpret_cast<const __half2*>(&bits));
+  }
+}
+template <class T>
+__device__ inline uint32_t pack_pair(float low, float high) {
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    return *reinterpret_cast<const uint32_t*>(&pair);
+  } else {
+    const __half2 pair = __floats2half2_rn(low, high);
+    return *reinterpret_cast<const uint32_t*>(&pair);
+  }
 }
 
 // 16 bytes, and the elements in them.

@@ -36,4 +36,9 @@ Status chunk_f32(const DeltaRuleProblem& problem, const Device& device, const St
 Status chunk_tensor_cores(const DeltaRuleProblem& problem, const Device& device,
                           std::byte* workspace, const Stream& stream);
 
+// The same on Hopper.
+size_t chunk_sm90_workspace(const Shape& shape);
+Status chunk_sm90(const DeltaRuleProblem& problem, const Device& device, std::byte* workspace,
+                  const Stream& stream);
+
 }  // namespace gdn::cuda

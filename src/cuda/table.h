@@ -8,7 +8,8 @@ namespace gdn::cuda {
 
 extern const Backend kBackend;
 
-// The plan of a shape on a device: backend.cc asks for the current one, tests for any.
-Status plan_for(const Shape& shape, const Device& device, Plan* plan);
+// The plan of a shape on a device: backend.cc asks for the current one, tests for any. `kernel` is
+// forced where it is not empty.
+Status plan_for(const Shape& shape, const Device& device, std::string_view kernel, Plan* plan);
 
 }  // namespace gdn::cuda

@@ -1,6 +1,8 @@
 // Plans of the CUDA backend, on any device and without one.
 #include <gtest/gtest.h>
 
+#include <string>
+
 #include "cuda/table.h"
 #include "gdn/cuda.h"
 #include "gdn/plan.h"
@@ -26,16 +28,28 @@ Shape prefill(DType dtype, int64_t N, int64_t T) {
 
 Plan plan_of(const Shape& shape, const cuda::Device& device) {
   Plan plan;
-  const Status status = cuda::plan_for(shape, device, &plan);
+  const Status status = cuda::plan_for(shape, device, "", &plan);
   EXPECT_TRUE(status.ok()) << status.message();
   return plan;
 }
 
 TEST(CudaPlans, OldDevicesAreRefusedByName) {
   Plan plan;
-  const Status status = cuda::plan_for(prefill(DType::kBF16, 1, 64), kT4, &plan);
+  const Status status = cuda::plan_for(prefill(DType::kBF16, 1, 64), kT4, "", &plan);
   EXPECT_EQ(status.code(), StatusCode::kUnsupported);
   EXPECT_NE(status.message().find("7.5"), std::string::npos) << status.message();
+}
+
+TEST(CudaPlans, HopperHasItsOwnKernelAndCanBeToldOtherwise) {
+  const Shape shape = prefill(DType::kBF16, 1, 8192);
+  EXPECT_EQ(plan_of(shape, kH100).kernel, "sm90");
+  EXPECT_EQ(plan_of(shape, kA10).kernel, "sm80");
+  Plan plan;
+  EXPECT_TRUE(cuda::plan_for(shape, kH100, "sm80", &plan).ok());
+  EXPECT_EQ(plan.kernel, "sm80");
+  const Status status = cuda::plan_for(shape, kA10, "sm90", &plan);
+  EXPECT_EQ(status.code(), StatusCode::kUnsupported);
+  EXPECT_NE(status.message().find("8.6, expected 9.0"), std::string::npos) << status.message();
 }
 
 TEST(CudaPlans, OperandsGoByDimensionsAndDtypesAlone) {
@@ -85,6 +99,30 @@ TEST(Cuda, InstallsTwiceAndListsItsKernels) {
               std::string::npos)
         << status.message();
   }
+}
+
+TEST(Cuda, AKernelOfAnotherDeviceIsRefusedAsSuch) {
+  ASSERT_TRUE(install_cuda().ok());
+  const auto message = [](const char* kernel, const Shape& shape) {
+    Context context;
+    context.kernel = kernel;
+    Plan result;
+    const Status status = plan(context, shape, &result);
+    EXPECT_EQ(status.code(), StatusCode::kUnsupported);
+    return std::string(status.message());
+  };
+  EXPECT_EQ(
+      message("reference", prefill(DType::kF32, 1, 64))
+          .rfind("gdn.chunk: kernel \"reference\" takes no tensors on CUDA, expected one of ", 0),
+      0u);
+  const std::string on_cpu = message("sm80", Shape());
+  EXPECT_EQ(on_cpu.rfind("gdn.chunk: kernel \"sm80\" takes no tensors on CPU, expected one of ", 0),
+            0u)
+      << on_cpu;
+  EXPECT_NE(on_cpu.find("scalar"), std::string::npos);
+  EXPECT_EQ(on_cpu.find("sm80", on_cpu.find("expected")), std::string::npos);
+  EXPECT_NE(message("fpga", Shape()).find("kernel \"fpga\" is not in this build"),
+            std::string::npos);
 }
 
 }  // namespace

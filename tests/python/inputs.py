@@ -7,9 +7,13 @@ import torch
 
 def strided(x):
     """The same values with other strides: a slice of a wider tensor, as of a fused qkv buffer."""
-    wide = torch.full((*x.shape[:-1], x.shape[-1] + 3), float("nan"), dtype=x.dtype)
+    wide = torch.full((*x.shape[:-1], x.shape[-1] + 3), float("nan"), dtype=x.dtype, device=x.device)
     wide[..., 2:-1] = x
     return wide[..., 2:-1]
+
+
+def _on_cpu(x):
+    return x.cpu() if isinstance(x, torch.Tensor) else x
 
 
 @dataclasses.dataclass
@@ -33,12 +37,15 @@ class DeltaRule:
         return self.state.shape[0]
 
     def reference(self, state=True):
-        """(out, final_state in the layout asked for), float64."""
+        """(out, final_state in the layout asked for), float64. It is computed on the CPU."""
         options = {
-            k: v for k, v in self.options.items() if k not in ("chunk_size", "output_final_state")
+            k: _on_cpu(v)
+            for k, v in self.options.items()
+            if k not in ("chunk_size", "output_final_state")
         }
-        initial = self.state if state else None
-        out, final = torch.ops.gdn.reference_recurrent(*self.tokens, initial, **options)
+        arguments = map(_on_cpu, (*self.tokens, self.state if state else None))
+        out, final = torch.ops.gdn.reference_recurrent(*arguments, **options)
+        out, final = out.to(self.q.device), final.to(self.q.device)
         return out, final.transpose(2, 3) if options["state_layout"] == "kv" else final
 
 

@@ -156,7 +156,7 @@ def test_every_message_is_free_of_files_and_stacks():
 def test_no_memory():
     huge = torch.zeros(1).expand(2**44, 1)
     with pytest.raises(
-        MemoryError, match="gdn: could not allocate a result of 17592186044416 elements"
+        MemoryError, match="gdn: could not allocate a tensor of 17592186044416 elements"
     ):
         gdn.l2norm(huge)
 

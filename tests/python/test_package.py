@@ -1,5 +1,5 @@
-"""What is in the package: one shared object that any PyTorch from 2.10 on can load; documentation
-that runs."""
+"""What is in the package: shared objects that any PyTorch from 2.10 on can load; documentation that
+runs."""
 
 import pathlib
 import re
@@ -12,32 +12,50 @@ import pytest
 import gdn
 
 SOURCE = pathlib.Path(__file__).parents[2]
-OBJECT = pathlib.Path(gdn.__file__).with_name("libgdn_torch.so")
+OBJECTS = ["libgdn_torch.so", "libgdn_torch_cuda.so"]
 
 
-def symbols(*options):
-    if shutil.which("nm") is None:
-        pytest.skip("nm (binutils) is not installed")
-    found = subprocess.run(
-        ["nm", "-D", *options, OBJECT], capture_output=True, text=True, check=True
-    ).stdout
-    return [line.split()[-1] for line in found.splitlines()]
+def read(name, command, *options):
+    """What a tool of binutils says of a shared object of the package."""
+    path = pathlib.Path(gdn.__file__).with_name(name)
+    if not path.exists():
+        pytest.skip("built without nvcc")
+    if shutil.which(command) is None:
+        pytest.skip(f"{command} (binutils) is not installed")
+    command = [command, *options, path]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
-def test_the_object_uses_the_stable_abi_alone():
+def symbols(name, *options):
+    return [line.split()[-1] for line in read(name, "nm", "-D", *options)]
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_an_object_uses_the_stable_abi_alone(name):
     """Of PyTorch it needs C functions of the stable interface, of Python and OpenMP nothing."""
-    needed = [name for name in symbols("--undefined-only") if "@" not in name]
+    needed = [symbol for symbol in symbols(name, "--undefined-only") if "@" not in symbol]
     others = [
-        name
-        for name in needed
-        if not re.match(r"(aoti_)?torch_|_ITM_|__gmon_start__$|_ZNSt15__exception_ptr", name)
+        symbol
+        for symbol in needed
+        if not re.match(r"(aoti_)?torch_|_ITM_|__gmon_start__$|_ZNSt15__exception_ptr", symbol)
     ]
     assert not others
-    assert any(name.startswith("torch_") for name in needed)
+    assert any(symbol.startswith("torch_") for symbol in needed)
 
 
-def test_the_object_exports_nothing():
-    assert symbols("--defined-only") == []
+@pytest.mark.parametrize("name", OBJECTS)
+def test_an_object_exports_nothing(name):
+    assert symbols(name, "--defined-only") == []
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_an_object_needs_no_library_of_cuda(name):
+    """The one with kernels for GPUs needs PyTorch's library, by whose name it is refused where
+    PyTorch has none, and brings its CUDA runtime."""
+    needed = [line.split("[")[1][:-1] for line in read(name, "readelf", "-d") if "NEEDED" in line]
+    assert ("libtorch_cuda.so" in needed) == (name == "libgdn_torch_cuda.so")
+    assert not [library for library in needed if re.match("libcuda|libnv", library)]
+    assert not [line for line in read(name, "readelf", "-d") if "RUNPATH" in line or "RPATH" in line]
 
 
 def test_the_source_distribution_is_what_a_wheel_is_built_from(tmp_path, monkeypatch):

@@ -1,0 +1,763 @@
+// The first kernel of the chunk operator on Hopper: the records (chunk_sm90_record.h) of all
+// chunks. A block of four warps has a chunk and up to four value heads of a q/k head: k and q to
+// shared memory, their Gram matrices by wgmma, and for each value head the decays, the masked
+// matrices and the exact inverse (chunk_sm90_inverse.cuh). docs/kernels/chunk-sm90.md describes it.
+#include <cfloat>
+
+#include "cuda/chunk_sm90_inverse.cuh"
+#include "cuda/chunk_sm90_record.h"
+#include "cuda/chunk_sm90_stages.h"
+#include "cuda/chunk_table.cuh"
+#include "cuda/dependent.cuh"
+#include "cuda/gates.cuh"
+#include "cuda/hopper.cuh"
+#include "cuda/launch.h"
+#include "cuda/mma.cuh"
+#include "cuda/wgmma.cuh"
+
+namespace gdn::cuda::sm90 {
+namespace {
+
+constexpr int kThreads = kTiles * kWarp;
+constexpr int kPanelBytes = kChunk * 128;  // 64 columns of k or q, as wgmma wants them
+
+// Of a value head, from its gates alone. Exponents are those of 2. Between two blocks of 16 rows
+// D_ij is the product of two factors that meet at the first row of i's block: a factor a row and a
+// factor a column in place of an exponential an element.
+struct alignas(16) HeadGates {
+  float2 G[kChunk];   // a sum of two floats, for differences of any two
+  float row[kChunk];  // exp(G_i - G_first)
+  float
+      column[kPlaces * kTile];  // exp(G_first - G_j), j before the rows of block w: from 8 w (w-1)
+  float from_start[kChunk], to_end[kChunk];  // exp(G_i), exp(G_C - G_i)
+  float beta[kChunk];                        // over T_power
+  float decay, T_power;
+  // Sums of g rise so far that the products of two factors may not hold: then the exponent of the
+  // largest D_ij, rounded up, else 0.
+  float rise;
+};
+
+// T and B of the head in work and P of three heads lie where the rows of k and q were: P leaves
+// while the next is made.
+constexpr int kPlacesOfP = 3;
+struct Shared {
+  union {
+    std::byte rows[4 * kPanelBytes];  // k, then q
+    struct {
+      union {
+        struct {
+          std::byte T_high[HeadRecord::kMatrixBytes], T_low[HeadRecord::kMatrixBytes];
+          TilePlace B[kPlaces];
+        };
+        float large_T[kChunk * kChunk];
+      };
+      std::byte P[kPlacesOfP][HeadRecord::kMatrixBytes];
+    };
+  };
+  DiagonalPlace diagonal[kTiles];
+  float k_norm[kChunk], q_norm[kChunk];  // kn and qn of the record; 0 past the end
+  float k_power[kChunk], k_power_inverse[kChunk];
+  uint32_t k_largest[kTiles], q_largest[kTiles];  // bits of |k_i|^2 and |q_i|^2, of the warps
+  uint32_t largest[kTiles];                       // bits of |T_ij|
+  bool infinite[kTiles];                          // whether T is, in the warps
+  HeadGates heads[];
+};
+static_assert(offsetof(Shared, P) + sizeof(Shared::P) <= sizeof(Shared::rows));
+static_assert(offsetof(Shared, heads) % 16 == 0);
+
+__device__ __forceinline__ float exp2_quick(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+// At most the largest float, so that a product with zero is zero; NaN passes.
+__device__ __forceinline__ float exp2_finite(float x) {
+  const float e = exp2_quick(x);
+  return e > FLT_MAX ? FLT_MAX : e;
+}
+
+// --- Loads
+
+// Rows of k or q of the chunk to shared memory, zeros past the end; a thread has 16 bytes of a row.
+template <class T, int K>
+struct RowLoader {
+  static constexpr int kParts = K / 8;
+  static constexpr int kStep = kThreads / kParts;  // rows at once
+
+  const Sequence& s;
+  int64_t t0, head;
+  int rows;  // that exist
+
+  __device__ __forceinline__ void start(const TokenTensor& x, uint32_t tile) const {
+    const int part = static_cast<int>(threadIdx.x) % kParts;
+    const int first = static_cast<int>(threadIdx.x) / kParts;
+    const std::byte* from = x.at(s, t0 + first, head) + part * 16;
+    const int64_t step = x.token_stride * 2 * kStep;
+    const uint32_t to = tile + part / 8 * kPanelBytes + swizzled(first, part % 8 * 8);
+    if (is_aligned(from, 16) && x.token_stride % 8 == 0) {
+#pragma unroll
+      for (int i = 0; i < kChunk / kStep; ++i, from += step) {
+        copy_async(to + i * kStep * 128, from, first + i * kStep < rows ? 16 : 0);
+      }
+    } else {
+#pragma unroll 1
+      for (int i = 0; i < kChunk / kStep; ++i, from += step) {
+        uint32_t words[4] = {};
+        if (first + i * kStep < rows) {
+#pragma unroll
+          for (int word = 0; word < 4; ++word) {
+            const auto* halves = reinterpret_cast<const uint16_t*>(from) + 2 * word;
+            words[word] = uint32_t{halves[0]} | uint32_t{halves[1]} << 16;
+          }
+        }
+        asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(to + i * kStep * 128),
+                     "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
+                     : "memory");
+      }
+    }
+  }
+};
+
+// --- Gates: a warp a value head, a lane tokens 2 lane and 2 lane + 1.
+
+struct LaneGates {
+  GateBits bits[2];
+  bool valid[2];
+
+  __device__ __forceinline__ void load(const GateInputs& gates, const Sequence& s, int64_t t0,
+                                       int64_t head, int lane) {
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      const int64_t t = t0 + 2 * lane + e;
+      valid[e] = t < s.length;
+      bits[e] = {};
+      if (valid[e]) bits[e] = load_gate_bits(gates, s, t, head);
+    }
+  }
+};
+
+__device__ __forceinline__ void store_pair(float* to, int lane, float a, float b) {
+  reinterpret_cast<float2*>(to)[lane] = {a, b};
+}
+
+// HeadGates::rise.
+__device__ __forceinline__ float steep_rise(const float (&g)[2], const double (&G)[2], int lane) {
+  constexpr float kSteep = 40;      // exp(40) squared is finite
+  constexpr double kHighest = 126;  // a power of two
+  float sum = fmaxf(g[0], 0.0f) + fmaxf(g[1], 0.0f);
+#pragma unroll
+  for (int bit = 1; bit < kWarp; bit *= 2) sum += __shfl_xor_sync(kAllLanes, sum, bit);
+  if (sum < kSteep) return 0;
+  double least = fmin(G[0], G[1]);  // of all up to here
+#pragma unroll
+  for (int distance = 1; distance < kWarp; distance *= 2) {
+    const double before = __shfl_up_sync(kAllLanes, least, distance);
+    if (lane >= distance) least = fmin(least, before);
+  }
+  auto rise = static_cast<float>(ceil(fmin(fmax(G[0], G[1]) - least, kHighest)));
+#pragma unroll
+  for (int bit = 1; bit < kWarp; bit *= 2) {
+    rise = fmaxf(rise, __shfl_xor_sync(kAllLanes, rise, bit));
+  }
+  return fmaxf(rise, 1.0f);
+}
+
+__device__ __forceinline__ void fill_gates(HeadGates& h, const GateInputs& gates,
+                                           const LaneGates& loaded, int lane) {
+  constexpr double kLog2E = 1.4426950408889634;
+  constexpr float kFaint = 1.0f / 1024;  // a beta below loses digits in float16
+  float g[2], beta[2];
+#pragma unroll
+  for (int e = 0; e < 2; ++e) {
+    Gate gate{0, 0};
+    if (loaded.valid[e]) gate = gate_of(gates, loaded.bits[e]);
+    g[e] = gate.g < kLeastDecay ? kLeastDecay : gate.g;
+    beta[e] = gate.beta;
+  }
+  double sum = static_cast<double>(g[0]) + static_cast<double>(g[1]);
+#pragma unroll
+  for (int distance = 1; distance < kWarp; distance *= 2) {
+    const double before = __shfl_up_sync(kAllLanes, sum, distance);
+    if (lane >= distance) sum += before;
+  }
+  const double total = __shfl_sync(kAllLanes, sum, kWarp - 1);
+  double before = __shfl_up_sync(kAllLanes, sum, 1);
+  if (lane == 0) before = 0;
+  const double G[2] = {(before + static_cast<double>(g[0])) * kLog2E, sum * kLog2E};
+  const double end = total * kLog2E;
+
+  float rise = 0;
+  if (__any_sync(kAllLanes, g[0] > 0 || g[1] > 0)) rise = steep_rise(g, G, lane);
+
+  const auto exponentials = [&](float* to, double sign, double from) {
+    store_pair(to, lane, exp2_finite(static_cast<float>(sign * (G[0] - from))),
+               exp2_finite(static_cast<float>(sign * (G[1] - from))));
+  };
+  float high[2], low[2];
+#pragma unroll
+  for (int e = 0; e < 2; ++e) {
+    high[e] = static_cast<float>(G[e]);
+    low[e] = static_cast<float>(G[e] - static_cast<double>(high[e]));
+  }
+  reinterpret_cast<float4*>(h.G)[lane] = {high[0], low[0], high[1], low[1]};
+  exponentials(h.from_start, 1, 0);
+  exponentials(h.to_end, -1, end);
+  constexpr int kLanesPerTile = kTile / 2;
+  exponentials(h.row, 1, __shfl_sync(kAllLanes, G[0], lane / kLanesPerTile * kLanesPerTile));
+#pragma unroll
+  for (int w = 1; w < kTiles; ++w) {
+    const double first = __shfl_sync(kAllLanes, G[0], w * kLanesPerTile);
+    if (lane < w * kLanesPerTile) exponentials(h.column + place_of(w, 0) * kTile, -1, first);
+  }
+
+  // Scaled up where all are faint; NaN and infinity count as large.
+  const uint32_t largest = __reduce_max_sync(
+      kAllLanes,
+      max(__float_as_uint(beta[0]) & 0x7fffffffu, __float_as_uint(beta[1]) & 0x7fffffffu));
+  const float power =
+      largest < __float_as_uint(kFaint) ? power_of_two(__uint_as_float(largest)) : 1.0f;
+  const float inverse = inverse_power(power);
+  store_pair(h.beta, lane, beta[0] * inverse, beta[1] * inverse);
+  if (lane == 0) {
+    h.decay = fminf(decay_of(static_cast<float>(total)), FLT_MAX);
+    if (!(total == total)) h.decay = static_cast<float>(total);
+    h.T_power = power;
+    h.rise = rise;
+  }
+}
+
+// --- Gram matrices
+
+template <class T, int K>
+__device__ __forceinline__ void multiply_rows(float (&d)[32], uint32_t a, uint32_t b) {
+  const uint64_t from_a = descriptor(a), from_b = descriptor(b);
+#pragma unroll
+  for (int step = 0; step < K / 16; ++step) {
+    const int at = step / 4 * kPanelBytes + step % 4 * 32;
+    multiply_64x64<T>(d, advance(from_a, at), advance(from_b, at), step > 0);
+  }
+}
+
+// Of the diagonal of x, the elements of rows lane / 4 and 8 further of the warp's 16; right in the
+// lanes of has_diagonal.
+__device__ __forceinline__ bool has_diagonal(int lane) { return lane % 4 == lane / 8; }
+__device__ __forceinline__ float2 diagonal_of(const float (&x)[32], int warp, int lane) {
+  float2 result{};
+  const bool odd = lane / 4 % 2 != 0;
+#pragma unroll
+  for (int w = 0; w < kTiles; ++w) {
+    const float upper = odd ? x[8 * w + 1] : x[8 * w];
+    const float lower = odd ? x[8 * w + 7] : x[8 * w + 6];
+    if (w == warp) result = {upper, lower};
+  }
+  return result;
+}
+
+// A power of two p such that |k| p is in [1, 2); 1 where |k|^2 is 0 or not finite.
+__device__ __forceinline__ float row_power(float square) {
+  const uint32_t bits = __float_as_uint(square);
+  if (bits < 0x00800000u || bits >= 0x7f800000u) return 1.0f;
+  const int exponent = static_cast<int>(bits >> 23) - 127;
+  return __uint_as_float(static_cast<uint32_t>(127 - (exponent >> 1)) << 23);
+}
+
+// --- The masked matrices
+
+// Rows 16 warp + lane / 4 and 8 further; columns 2 (lane % 4) and the next of every eight.
+struct LanePlace {
+  int warp, lane, i0, i1, column;
+  __device__ __forceinline__ LanePlace()
+      : warp(__shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarp, 0)),
+        lane(static_cast<int>(threadIdx.x) % kWarp),
+        i0(warp * kTile + lane / 4),
+        i1(i0 + 8),
+        column(lane % 4 * 2) {}
+};
+
+// exp(G_i - G_j) from sums of two floats, over a power of two; 0 where the mask says so, which is
+// before the exponential.
+__device__ __forceinline__ float decay_exponent(float2 Gi, float Gj_high, float Gj_low) {
+  return __fadd_rn(__fsub_rn(Gi.x, Gj_high), __fsub_rn(Gi.y, Gj_low));
+}
+
+// D_ij kn_j of the lane's elements in the block on the diagonal: of its upper left, lower left and
+// lower right 8 x 8 parts.
+template <int W>
+struct DiagonalDecay {
+  float upper[2], corner[2], lower[2];
+
+  __device__ __forceinline__ DiagonalDecay(const Shared& m, const HeadGates& h,
+                                           const LanePlace& at) {
+    const int j = W * kTile + at.column;
+    const float4 left = *reinterpret_cast<const float4*>(h.G + j);
+    const float4 right = *reinterpret_cast<const float4*>(h.G + j + 8);
+    const float2 left_norm = *reinterpret_cast<const float2*>(m.k_norm + j);
+    const float2 right_norm = *reinterpret_cast<const float2*>(m.k_norm + j + 8);
+    const float2 G0 = h.G[at.i0], G1 = h.G[at.i1];
+    constexpr float kAbove = -1e30f;
+    const bool first = at.lane / 4 >= at.column, second = at.lane / 4 > at.column;
+    upper[0] = exp2_quick(first ? decay_exponent(G0, left.x, left.y) : kAbove) * left_norm.x;
+    upper[1] = exp2_quick(second ? decay_exponent(G0, left.z, left.w) : kAbove) * left_norm.y;
+    corner[0] = exp2_quick(decay_exponent(G1, left.x, left.y)) * left_norm.x;
+    corner[1] = exp2_quick(decay_exponent(G1, left.z, left.w)) * left_norm.y;
+    lower[0] = exp2_quick(first ? decay_exponent(G1, right.x, right.y) : kAbove) * right_norm.x;
+    lower[1] = exp2_quick(second ? decay_exponent(G1, right.z, right.w) : kAbove) * right_norm.y;
+  }
+};
+
+// D_ij kn_j of columns 8 n + ... left of the diagonal, but for the row's factor.
+template <int W>
+__device__ __forceinline__ float2 column_factor(const Shared& m, const HeadGates& h, int n,
+                                                const LanePlace& at) {
+  const int j = 8 * n + at.column;
+  const float2 norm = *reinterpret_cast<const float2*>(m.k_norm + j);
+  const float2 f = *reinterpret_cast<const float2*>(h.column + place_of(W, 0) * kTile + j);
+  return {f.x * norm.x, f.y * norm.y};
+}
+
+__device__ __forceinline__ void store_P(const uint32_t (&P)[4], uint32_t matrix, int row_tile,
+                                        int column_tile, int lane) {
+  store_matrices(matrix + HeadRecord::tile_offset(row_tile, column_tile) +
+                     HeadRecord::in_tile(lane / 8 % 2 * 8 + lane % 8, lane / 16 * 8),
+                 P[0], P[1], P[2], P[3]);
+}
+
+// Rows 16 W to 16 W + 15 of P, up to the diagonal. scale: over P_power.
+template <int W>
+__device__ __forceinline__ void make_P(const float (&qk)[32], const Shared& m, const HeadGates& h,
+                                       float scale, uint32_t matrix, const LanePlace& at) {
+  const float q0 = scale * m.q_norm[at.i0], q1 = scale * m.q_norm[at.i1];
+  const float row0 = q0 * h.row[at.i0], row1 = q1 * h.row[at.i1];
+#pragma unroll
+  for (int tile = 0; tile < W; ++tile) {
+    uint32_t P[4];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int n = 2 * tile + half;
+      const float2 f = column_factor<W>(m, h, n, at);
+      P[2 * half] = pack_halves(qk[4 * n] * f.x * row0, qk[4 * n + 1] * f.y * row0);
+      P[2 * half + 1] = pack_halves(qk[4 * n + 2] * f.x * row1, qk[4 * n + 3] * f.y * row1);
+    }
+    store_P(P, matrix, W, tile, at.lane);
+  }
+  const DiagonalDecay<W> d(m, h, at);
+  const float* x = qk + 8 * W;
+  const uint32_t P[4] = {pack_halves(x[0] * d.upper[0] * q0, x[1] * d.upper[1] * q0),
+                         pack_halves(x[2] * d.corner[0] * q1, x[3] * d.corner[1] * q1), 0,
+                         pack_halves(x[6] * d.lower[0] * q1, x[7] * d.lower[1] * q1)};
+  store_P(P, matrix, W, W, at.lane);
+}
+
+// Of B and diag(beta) B rows 16 W to 16 W + 15: blocks left of the diagonal to m.B, the 8 x 8 parts
+// on it to m.diagonal, the one between these to the result.
+template <int W>
+__device__ __forceinline__ SplitPair make_system(const float (&kk)[32], Shared& m,
+                                                 const HeadGates& h, const LanePlace& at) {
+  const float k0 = h.T_power * m.k_norm[at.i0], k1 = h.T_power * m.k_norm[at.i1];
+  const float row0 = k0 * h.row[at.i0], row1 = k1 * h.row[at.i1];
+#pragma unroll
+  for (int tile = 0; tile < W; ++tile) {
+    SplitTile B;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int n = 2 * tile + half;
+      const float2 f = column_factor<W>(m, h, n, at);
+      B.set(2 * half, split(kk[4 * n] * f.x * row0, kk[4 * n + 1] * f.y * row0));
+      B.set(2 * half + 1, split(kk[4 * n + 2] * f.x * row1, kk[4 * n + 3] * f.y * row1));
+    }
+    m.B[place_of(W, tile)].store(B, at.lane);
+  }
+  const DiagonalDecay<W> d(m, h, at);
+  const float* x = kk + 8 * W;
+  const float b0 = h.beta[at.i0] * k0, b1 = h.beta[at.i1] * k1;
+  DiagonalPlace& place = m.diagonal[W];
+  *reinterpret_cast<float2*>(place.system(0, at.lane / 4, at.column)) = {x[0] * d.upper[0] * b0,
+                                                                         x[1] * d.upper[1] * b0};
+  *reinterpret_cast<float2*>(place.system(1, at.lane / 4, at.column)) = {x[6] * d.lower[0] * b1,
+                                                                         x[7] * d.lower[1] * b1};
+  return split(x[2] * d.corner[0] * k1, x[3] * d.corner[1] * k1);
+}
+
+// The warp's part of T; all warps come here together.
+template <int W>
+__device__ __forceinline__ void make_T(const float (&kk)[32], Shared& m, const HeadGates& h,
+                                       bool first_head, const LanePlace& at) {
+  const SplitPair below = make_system<W>(kk, m, h, at);
+  const SplitTile diagonal = invert_diagonal(m.diagonal[W], h.beta + W * kTile, below, at.lane);
+  if (!first_head) {  // the copy of the matrices before has to have been read
+    if (threadIdx.x == 0) wait_bulk_read<0>();
+    __syncthreads();
+  }
+  const uint32_t T_high = shared_address(m.T_high), T_low = shared_address(m.T_low);
+  store_transposed(diagonal, T_high, T_low, W, W, at.lane);
+  FiniteCheck check;
+  check.add(diagonal);
+  __syncthreads();
+  if constexpr (W + 1 < kTiles) solve_column<W>(diagonal, m.B, T_high, T_low, &check, at.lane);
+  const bool infinite = check.failed();
+  if (at.lane == 0) m.infinite[W] = infinite;
+}
+
+__device__ __forceinline__ void store_vectors(const Shared& m, const HeadGates& h, float scale,
+                                              float P_power, RecordVectors* record) {
+  const int i = static_cast<int>(threadIdx.x);
+  if (i < kChunk) {
+    const float kn = m.k_norm[i];
+    record->residual[i] = h.from_start[i] * kn;
+    record->output[i] = scale * h.from_start[i] * m.q_norm[i];
+    record->update[i] = h.to_end[i] * kn * m.k_power_inverse[i];
+  }
+  if (i == kChunk) {
+    record->decay = h.decay;
+    record->P_power = P_power;
+  }
+}
+
+// --- Where the quick forms do not hold: an exponential an element, T in float32.
+
+template <class Body>  // body(register, row, column, decay, at most 2^(128 - exponent))
+__device__ __forceinline__ void for_each_decay(const HeadGates& h, const LanePlace& at,
+                                               float exponent, const Body& body) {
+  constexpr float kHighest = 127.99f;
+  const float2 G0 = h.G[at.i0], G1 = h.G[at.i1];
+  // Not known to be those of the value head before, lest 32 addresses be kept.
+  int column = at.column;
+  asm volatile("" : "+r"(column));
+#pragma unroll
+  for (int e = 0; e < 32; ++e) {
+    const int i = e % 4 < 2 ? at.i0 : at.i1, j = e / 4 * 8 + column + e % 2;
+    const float2 Gj = h.G[j];
+    const float d = decay_exponent(e % 4 < 2 ? G0 : G1, Gj.x, Gj.y);
+    body(e, i, j, i >= j ? exp2_quick((d > kHighest ? kHighest : d) - exponent) : 0.0f);
+  }
+}
+
+// The byte of element (row, column) of a matrix of the record, in a tile that is there.
+__device__ __forceinline__ int element_offset(int row, int column) {
+  return HeadRecord::tile_offset(row / kTile, column / kTile) +
+         HeadRecord::in_tile(row % kTile, column % kTile);
+}
+
+// The warp's rows of P, of which the decays are over 2^rise.
+__device__ __forceinline__ void make_steep_P(const float (&qk)[32], const Shared& m,
+                                             const HeadGates& h, float scale, std::byte* matrix,
+                                             const LanePlace& at) {
+  for_each_decay(h, at, h.rise, [&](int e, int i, int j, float decay) {
+    if (j / kTile > at.warp) return;
+    *reinterpret_cast<__half*>(matrix + element_offset(i, j)) =
+        __float2half_rn(qk[e] * (decay * m.k_norm[j]) * (scale * m.q_norm[i]));
+  });
+}
+
+// The largest of all threads' |x|, which are given as bits.
+__device__ __forceinline__ uint32_t block_largest(Shared& m, uint32_t bits) {
+  bits = __reduce_max_sync(kAllLanes, bits);
+  __syncthreads();
+  if (threadIdx.x % kWarp == 0) m.largest[threadIdx.x / kWarp] = bits;
+  __syncthreads();
+  return max(max(m.largest[0], m.largest[1]), max(m.largest[2], m.largest[3]));
+}
+
+// T by substitution in float32; the result goes to the record, over a power of two that is
+// returned.
+__device__ __forceinline__ float make_large_T(const float (&kk)[32], Shared& m, const HeadGates& h,
+                                              const LanePlace& at, HeadRecord* record) {
+  float(&T)[kChunk * kChunk] = m.large_T;
+  for_each_decay(h, at, 0, [&](int e, int i, int j, float decay) {
+    T[i * kChunk + j] = kk[e] * (decay * m.k_norm[j]) * (h.T_power * m.k_norm[i]) * h.beta[i];
+  });
+  __syncthreads();
+  const int thread = static_cast<int>(threadIdx.x);
+  const int column = thread % kChunk;
+#pragma unroll 1
+  for (int i = 0; i < kChunk; ++i) {
+    float x = i == column ? h.beta[i] : 0.0f;
+#pragma unroll 1
+    for (int k = column; k < i; ++k) {
+      x = __fmaf_rn(-T[i * kChunk + k], T[k * kChunk + column], x);
+    }
+    __syncthreads();
+    if (thread < kChunk) T[i * kChunk + column] = x;
+    __syncthreads();
+  }
+  constexpr int kElements = kChunk * kChunk;
+  uint32_t largest = 0;
+#pragma unroll 1
+  for (int i = thread; i < kElements; i += kThreads) {
+    largest = max(largest, __float_as_uint(T[i]) & 0x7fffffffu);
+  }
+  const float power = power_of_two(__uint_as_float(block_largest(m, largest)));
+  const float inverse = inverse_power(power);
+#pragma unroll 1
+  for (int i = thread; i < kElements; i += kThreads) {
+    const SplitPair x = split(T[i] * inverse, 0);
+    const int row = i / kChunk;
+    if (column / kTile > row / kTile) continue;
+    const int byte = element_offset(row, column);
+    *reinterpret_cast<uint16_t*>(record->T_high + byte) = static_cast<uint16_t>(x.high);
+    *reinterpret_cast<uint16_t*>(record->T_low + byte) = static_cast<uint16_t>(x.low);
+  }
+  __syncthreads();  // B of the next head lies there
+  return power;
+}
+
+// --- Keys in float16
+
+// Pairs of elements as stored, times a power of two, to float16.
+template <class T>
+struct ToHalves {
+  uint32_t by;
+
+  __device__ __forceinline__ explicit ToHalves(float power) {
+    if constexpr (std::is_same_v<T, __half>) {
+      by = pack_halves(power, power);
+    } else {
+      constexpr int kBias = 127 - 15;
+      const int exponent = static_cast<int>(__float_as_uint(power) >> 23) - 127;
+      by = static_cast<uint32_t>((exponent - kBias) * 128 & 0xffff) * 0x10001u;
+    }
+  }
+  // bfloat16 is float16 with another bias and three digits fewer: a sum of integers and a shift.
+  // Below 2^-14, which is nothing beside the 1 to 2 of |k|, it is off by 2^-15 at most.
+  __device__ __forceinline__ uint32_t operator()(uint32_t x) const {
+    if constexpr (std::is_same_v<T, __half>) {
+      const __half2 product =
+          __hmul2(*reinterpret_cast<const __half2*>(&x), *reinterpret_cast<const __half2*>(&by));
+      return *reinterpret_cast<const uint32_t*>(&product);
+    } else {
+      return __viaddmax_s16x2(x & 0x7fff7fffu, by, 0) << 3 | (x & 0x80008000u);
+    }
+  }
+};
+
+// A piece of 16 bytes lies in the record where it lies in shared memory.
+template <class T, int K>
+__device__ __forceinline__ void store_keys(const Shared& m, KeyRecord<K>* record) {
+  constexpr int kPieces = kChunk * K / 8;
+#pragma unroll
+  for (int i = 0; i < kPieces / kThreads; ++i) {
+    const int piece = i * kThreads + static_cast<int>(threadIdx.x);
+    const ToHalves<T> to_halves(m.k_power[piece / 8 % kChunk]);
+    const uint4 x = reinterpret_cast<const uint4*>(m.rows)[piece];
+    reinterpret_cast<uint4*>(record->k)[piece] = {to_halves(x.x), to_halves(x.y), to_halves(x.z),
+                                                  to_halves(x.w)};
+  }
+}
+
+// --- The kernel
+
+// P_power: 1 if float16 has the digits P needs up to what |q_i| and |k_j| allow.
+__device__ __forceinline__ float power_of_P(float scale, float k_square, float q_square) {
+  constexpr float kLeast = 1.0f / 64, kMost = 32768;
+  const float most = fabsf(scale) * sqrtf(k_square) * sqrtf(q_square);
+  return most >= kLeast && most < kMost ? 1.0f : power_of_two(most);
+}
+__device__ __forceinline__ float largest_of(const uint32_t (&bits)[kTiles]) {
+  return __uint_as_float(max(max(bits[0], bits[1]), max(bits[2], bits[3])));
+}
+
+// Norms and powers of the rows, from the diagonals of k k^T and q q^T.
+__device__ __forceinline__ void store_norms(Shared& m, const DeltaRuleProblem& p, float2 k_square,
+                                            float2 q_square, int rows, const LanePlace& at) {
+  const bool owner = has_diagonal(at.lane);
+  const auto bits = [&](float2 square) {
+    const uint32_t largest = max(__float_as_uint(square.x), __float_as_uint(square.y));
+    return __reduce_max_sync(kAllLanes, owner ? largest : 0);
+  };
+  const uint32_t k_largest = bits(k_square), q_largest = bits(q_square);
+  if (at.lane == 0) {
+    m.k_largest[at.warp] = k_largest;
+    m.q_largest[at.warp] = q_largest;
+  }
+  if (!owner) return;
+  const auto norm = [&](bool exists, float square) {
+    if (!exists) return 0.0f;
+    return p.use_qk_l2norm ? rsqrtf(__fadd_rn(square, p.l2norm_eps)) : 1.0f;
+  };
+  const auto store = [&](int i, float k2, float q2) {
+    const float power = row_power(k2);
+    m.k_norm[i] = norm(i < rows, k2);
+    m.q_norm[i] = norm(i < rows, q2);
+    m.k_power[i] = power;
+    m.k_power_inverse[i] = inverse_power(power);
+  };
+  store(at.i0, k_square.x, q_square.x);
+  store(at.i1, k_square.y, q_square.y);
+}
+
+template <class T, int K, int kBlocksPerMultiprocessor>
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
+    prepare_kernel(const __grid_constant__ DeltaRuleProblem p, const Flag flag,
+                   const Records places, std::byte* workspace, const int heads_at_once) {
+  extern __shared__ __align__(1024) std::byte memory[];
+  Shared& m = *reinterpret_cast<Shared*>(memory);
+  wait_for_kernel_before();
+  const auto heads = static_cast<uint32_t>(p.shape.heads);
+  const auto value_heads = static_cast<uint32_t>(p.shape.value_heads);
+  const uint32_t group = value_heads / heads;
+  const uint32_t parts = (group + heads_at_once - 1) / heads_at_once;
+  const uint32_t number = blockIdx.x / (heads * parts);
+  const uint32_t head = blockIdx.x / parts % heads;
+  const uint32_t first_head = head * group + blockIdx.x % parts * heads_at_once;
+  const int count = min(heads_at_once, static_cast<int>((head + 1) * group - first_head));
+  const ChunkTable table{p.sequences, kChunk};
+  const ChunkTable::Place place = table.find(number);
+  if (place.n >= p.sequences.count) return;
+  const Sequence s = sequence_of(p.sequences, place.n, flag);
+  const int64_t t0 = place.chunk * kChunk;
+  if (t0 >= s.length) return;
+  const int rows = static_cast<int>(min(s.length - t0, static_cast<int64_t>(kChunk)));
+
+  const LanePlace at;
+  const uint32_t k_rows = shared_address(m.rows), q_rows = k_rows + K / 64 * kPanelBytes;
+  LaneGates gates;
+  if (at.warp < count) gates.load(p.gates, s, t0, first_head + at.warp, at.lane);
+  const RowLoader<T, K> loader{s, t0, head, rows};
+  loader.start(p.k, k_rows);
+  loader.start(p.q, q_rows);
+  commit_copies();
+  if (at.warp < count) fill_gates(m.heads[at.warp], p.gates, gates, at.lane);
+  wait_for_copies<0>();
+  fence_async_proxy();
+  __syncthreads();
+
+  float kk[32], qk[32];
+  fence_wgmma();
+  multiply_rows<T, K>(qk, q_rows, q_rows);  // for its diagonal alone
+  multiply_rows<T, K>(kk, k_rows, k_rows);
+  commit_wgmma();
+  wait_wgmma<0>();
+  pin(qk);
+  pin(kk);
+  const float2 q_square = diagonal_of(qk, at.warp, at.lane);
+  fence_wgmma();
+  multiply_rows<T, K>(qk, q_rows, k_rows);
+  commit_wgmma();
+  store_norms(m, p, diagonal_of(kk, at.warp, at.lane), q_square, rows, at);
+  wait_wgmma<0>();
+  pin(qk);
+  __syncthreads();
+  if (first_head == head * group) {
+    store_keys<T, K>(m, places.template keys<K>(workspace, number, head));
+  }
+  __syncthreads();  // the rows' memory is now that of the matrices
+
+  HeadRecord* records = places.head(workspace, number, first_head);
+  const float P_power = p.use_qk_l2norm
+                            ? power_of_P(p.scale, 1, 1)
+                            : power_of_P(p.scale, largest_of(m.k_largest), largest_of(m.q_largest));
+  const float P_scale = p.scale * inverse_power(P_power);
+  // P of all heads, a warp its rows by itself.
+#pragma unroll 1
+  for (int i = 0; i < count; ++i) {
+    const HeadGates& h = m.heads[i];
+    std::byte* matrix = m.P[i % kPlacesOfP];
+    const uint32_t address = shared_address(matrix);
+    if (i >= kPlacesOfP) {
+      if (at.lane == 0) wait_bulk_read<kPlacesOfP - 1>();
+      __syncwarp();
+    }
+    if (h.rise > 0) {
+      make_steep_P(qk, m, h, P_scale, matrix, at);
+    } else {
+      switch (at.warp) {
+        case 0:
+          make_P<0>(qk, m, h, P_scale, address, at);
+          break;
+        case 1:
+          make_P<1>(qk, m, h, P_scale, address, at);
+          break;
+        case 2:
+          make_P<2>(qk, m, h, P_scale, address, at);
+          break;
+        default:
+          make_P<3>(qk, m, h, P_scale, address, at);
+      }
+    }
+    fence_async_proxy();
+    __syncwarp();
+    if (at.lane == 0) {
+      for (int column = 0; column <= at.warp; ++column) {
+        const int tile = HeadRecord::tile_offset(at.warp, column);
+        copy_bulk_out(records[i].P + tile, address + tile, HeadRecord::kTileBytes);
+      }
+      commit_bulk();
+    }
+    store_vectors(m, h, p.scale, P_power * exp2_quick(h.rise), &records[i].vectors);
+  }
+
+#pragma unroll 1
+  for (int i = 0; i < count; ++i) {
+    const HeadGates& h = m.heads[i];
+    const bool first = i == 0;
+    switch (at.warp) {
+      case 0:
+        make_T<0>(kk, m, h, first, at);
+        break;
+      case 1:
+        make_T<1>(kk, m, h, first, at);
+        break;
+      case 2:
+        make_T<2>(kk, m, h, first, at);
+        break;
+      default:
+        make_T<3>(kk, m, h, first, at);
+    }
+    fence_async_proxy();
+    __syncthreads();
+    HeadRecord* record = records + i;
+    float power = h.T_power;
+    if (h.rise > 0 || m.infinite[0] || m.infinite[1] || m.infinite[2] || m.infinite[3]) {
+      power *= make_large_T(kk, m, h, at, record);
+    } else if (threadIdx.x == 0) {
+      copy_bulk_out(record->T_high, shared_address(m.T_high), 2 * HeadRecord::kMatrixBytes);
+      commit_bulk();
+    }
+    if (threadIdx.x == 0) record->vectors.T_power = power;
+  }
+  if (at.lane == 0) wait_bulk<0>();
+}
+
+template <int kBlocksPerMultiprocessor>
+Status prepare_heads(const DeltaRuleProblem& problem, const Records& records, std::byte* workspace,
+                     const Stream& stream, int64_t heads_at_once) {
+  const ChunkTable table{problem.sequences, kChunk};
+  const Shape& shape = problem.shape;
+  const int64_t parts = (shape.value_heads / shape.heads + heads_at_once - 1) / heads_at_once;
+  const auto run = [&](auto element, auto k) {
+    const size_t shared = sizeof(Shared) + static_cast<size_t>(heads_at_once) * sizeof(HeadGates);
+    return launch(&prepare_kernel<decltype(element), decltype(k)::value, kBlocksPerMultiprocessor>,
+                  {table.bound() * shape.heads * parts, kThreads, shared, stream.stream, true},
+                  problem, Flag{stream.out_of_range}, records, workspace,
+                  static_cast<int>(heads_at_once));
+  };
+  const auto with_k = [&](auto element) {
+    return shape.K == 64 ? run(element, std::integral_constant<int, 64>())
+                         : run(element, std::integral_constant<int, 128>());
+  };
+  return shape.dtype == DType::kBF16 ? with_k(__nv_bfloat16()) : with_k(__half());
+}
+
+// Value heads of a block share its Gram matrices, but wait for each other: so few that all blocks
+// fit the GPU at once, and no fewer. They change no bit.
+int64_t choose_heads_at_once(int64_t records, int64_t group, int64_t resident_blocks) {
+  const int64_t most = std::min<int64_t>(group, kTiles);  // a warp has the gates of one
+  int64_t heads = 1;
+  while (heads < most && records > resident_blocks * heads) heads = std::min(2 * heads, most);
+  return heads;
+}
+
+}  // namespace
+
+Status prepare(const DeltaRuleProblem& problem, const Device& device, const Records& places,
+               std::byte* workspace, const Stream& stream) {
+  constexpr int kBlocksPerMultiprocessor = 4;
+  const Shape& shape = problem.shape;
+  const int64_t records = ChunkTable{problem.sequences, kChunk}.bound() * shape.value_heads;
+  return prepare_heads<kBlocksPerMultiprocessor>(
+      problem, places, workspace, stream,
+      choose_heads_at_once(records, shape.value_heads / shape.heads,
+                           int64_t{kBlocksPerMultiprocessor} * device.multiprocessors));
+}
+
+}  // namespace gdn::cuda::sm90

@@ -1,0 +1,136 @@
+// What Hopper (sm_90a) adds to a kernel besides its matrix instructions (wgmma.cuh): barriers in
+// shared memory that count bytes too, bulk copies, stmatrix, registers moved between warpgroups.
+// Shared memory is named by 32-bit addresses (shared_address of mma.cuh).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cuda/mma.cuh"
+
+namespace gdn::cuda {
+
+// --- Barriers: 8 bytes of shared memory. A phase ends when all arrivals came and all bytes that
+// were announced; a wait names the parity of the phase it waits for, the first being 0.
+
+__device__ __forceinline__ void init_barrier(uint32_t barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+// After the last init_barrier, before the threads' barrier that lets others use them.
+__device__ __forceinline__ void fence_barrier_init() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+__device__ __forceinline__ void arrive(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+// Arrives, and announces bytes that copies will bring.
+__device__ __forceinline__ void arrive_expecting(uint32_t barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+               : "memory");
+}
+// Announces bytes without arriving.
+__device__ __forceinline__ void expect_bytes(uint32_t barrier, int bytes) {
+  asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(bytes)
+               : "memory");
+}
+__device__ __forceinline__ void wait_barrier(uint32_t barrier, uint32_t parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again_%=:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@done bra end_%=;\n"
+      "bra again_%=;\n"
+      "end_%=:\n"
+      "}" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
+}
+// The thread's cp.async copies so far arrive when they are done; counted among the arrivals of
+// init_barrier.
+__device__ __forceinline__ void arrive_after_copies(uint32_t barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+}
+// Threads of some warps, by the number of one of the 16 hardware barriers; 0 is __syncthreads'.
+template <int kThreads>
+__device__ __forceinline__ void sync_threads(int number) {
+  asm volatile("bar.sync %0, %1;" ::"r"(number), "n"(kThreads) : "memory");
+}
+
+// --- Bulk copies; 16-byte aligned, of a multiple of 16 bytes.
+
+// Shared memory that this thread wrote, or knows to be written (cp.async too), is seen by wgmma and
+// by bulk copies that are started after a following barrier.
+__device__ __forceinline__ void fence_async_proxy() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+__device__ __forceinline__ void copy_bulk_in(uint32_t to, const void* from, int bytes,
+                                             uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(to),
+      "l"(from), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+__device__ __forceinline__ void copy_bulk_out(void* to, uint32_t from, int bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"(from),
+               "r"(bytes)
+               : "memory");
+}
+__device__ __forceinline__ void commit_bulk() {
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+// Until at most kPending of this thread's groups of copies out have still to be read from shared
+// memory, or to be written.
+template <int kPending>
+__device__ __forceinline__ void wait_bulk_read() {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kPending) : "memory");
+}
+template <int kPending>
+__device__ __forceinline__ void wait_bulk() {
+  asm volatile("cp.async.bulk.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+// --- Four 8 x 8 matrices of 16-bit elements, whose rows lanes 0-7, 8-15, ... name.
+
+__device__ __forceinline__ void store_matrices(uint32_t address, uint32_t m0, uint32_t m1,
+                                               uint32_t m2, uint32_t m3) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(address),
+               "r"(m0), "r"(m1), "r"(m2), "r"(m3)
+               : "memory");
+}
+__device__ __forceinline__ void store_matrices_transposed(uint32_t address, uint32_t m0,
+                                                          uint32_t m1, uint32_t m2, uint32_t m3) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(address),
+               "r"(m0), "r"(m1), "r"(m2), "r"(m3)
+               : "memory");
+}
+// Two, named by lanes 0-15.
+__device__ __forceinline__ void store_matrices_transposed(uint32_t address, uint32_t m0,
+                                                          uint32_t m1) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1,%2};" ::"r"(address),
+               "r"(m0), "r"(m1)
+               : "memory");
+}
+
+// --- Registers of the threads of a warpgroup from here on.
+
+template <int kRegisters>
+__device__ __forceinline__ void give_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ __forceinline__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+// --- The two halves of wait_for_kernel_before (dependent.cuh).
+
+__device__ __forceinline__ void wait_for_memory_of_kernel_before() {
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+__device__ __forceinline__ void let_next_kernel_in() {
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
+}  // namespace gdn::cuda
