@@ -2,6 +2,7 @@
 // loops over them.
 #include <algorithm>
 #include <limits>
+#include <numeric>
 #include <vector>
 
 #include "backend.h"
@@ -78,11 +79,16 @@ int64_t chunk_parts_for(const Shape& shape, int workers, double repeated) {
   return best;
 }
 
-// A recurrent or replay task is a whole sequence where there are enough of them, else a part of a
-// head: a slot is one long walk through memory, and the prefetches that run ahead of it fetch, at
-// the end of a task, what another worker is writing.
+// A recurrent or replay task is a q/k head where sequences are few, else a quarter of a sequence: a
+// slot is one long walk through memory, and the prefetches that run ahead of it fetch, at the end
+// of a task, what the next one wants, or another worker is writing. With whole sequences the last
+// worker would be alone for half of one.
+constexpr int64_t kTasksPerSequence = 4;
+
 int64_t step_tasks(const Shape& shape, int64_t parts, int workers) {
-  if (parts == 1 && shape.sequences >= kTasksPerWorker * workers) return shape.sequences;
+  if (parts == 1 && shape.sequences >= kTasksPerWorker * workers) {
+    return shape.sequences * std::gcd(shape.heads, kTasksPerSequence);
+  }
   return shape.sequences * shape.heads * parts;
 }
 

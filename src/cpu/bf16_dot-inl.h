@@ -19,10 +19,18 @@ HWY_INLINE __m512i make_pairs(Vec low, Vec high) {
   return _mm512_permutexvar_epi16(interleave, packed);
 }
 
-// x rounded to bfloat16, as floats.
-HWY_INLINE Vec rounded_to_bf16(Vec x) {
-  const auto half = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x.raw));
-  return Vec{_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16))};
+// The same of floats that are bfloat16 numbers.
+HWY_INLINE __m512i pairs_of_bf16(Vec low, Vec high) {
+  return _mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(low.raw), 16),
+                         _mm512_castps_si512(high.raw));
+}
+
+// x rounded to bfloat16, as floats: to nearest with ties away from zero, in two steps, where the
+// conversion and its way back take three times as long. A NaN stays one if its lower half is zero.
+HWY_INLINE Vec nearest_bf16(Vec x) {
+  const __m512i half = _mm512_set1_epi32(0x8000), upper = _mm512_set1_epi32(-0x10000);
+  const __m512i sum = _mm512_add_epi32(_mm512_castps_si512(x.raw), half);
+  return Vec{_mm512_castsi512_ps(_mm512_and_si512(sum, upper))};
 }
 
 // As add_product (tile-inl.h), over pairs: tile[r][:] += sum over i < count of

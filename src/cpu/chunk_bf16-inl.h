@@ -2,10 +2,11 @@
 //
 // q and k are never rounded again: the raw bfloat16 rows are the operands and their l2 norms go on
 // as row scales. The state lives in float panels as there, with a bfloat16 copy for S K and S Q.
-// What is rounded beside that copy is the decayed V_new of the state update, and that rounding
-// corrects itself: the rounded value goes back into v_new, so that later rows of the substitution
-// make up for it. On identical keys this takes the error of the state from 7.7e-3 to 1.9e-3. The
-// substitution and P V_new stay in float32: in bfloat16 the latter costs up to 1.3e-2 there.
+// What is rounded beside that copy is V_new, decayed to the chunk's end for the state update, and
+// that rounding corrects itself: later rows of the substitution are solved for the rounded ones. On
+// identical keys this takes the error of the state from 7.7e-3 to 1.9e-3. The substitution
+// therefore works on the decayed rows (ArrivalScales). It and P V_new stay in float32: in bfloat16
+// the latter costs up to 1.3e-2 there.
 
 GDN_BEFORE_KERNELS()
 namespace gdn::cpu::GDN_ISA {
@@ -13,14 +14,25 @@ namespace gdn::cpu::GDN_ISA {
 // As kRowStride (chunk_walk-inl.h), for rows of pairs.
 constexpr int kPairStride = 256 / 2 + 16;
 
+// The substitution works on s_i v_new_i, which is what arrives in the state at the chunk's end: s_i
+// is to_end of the gates, so that the value that is rounded for the state is the one that later
+// rows of the substitution take. Where to_end is too small to divide by, s_i is 1.
+struct alignas(64) ArrivalScales {
+  float value[kChunk];    // beta_i s_i: of v_i
+  float key[kChunk];      // beta_i s_i exp(G_i) norm(k_i): of S k_i, k_i not normalised
+  float inverse[kChunk];  // 1 / s_i
+  float rest[kChunk];     // to_end_i / s_i
+  bool all_arrive;        // rest is 1 everywhere
+};
+
 struct ChunkBf16Scratch {
   ChunkScratch common;  // state, gram, v_new, gates; its rows and columns hold the pairs
   uint32_t* rows;       // [2 kChunk][kPairStride]: pairs along K of the k rows, then of the q rows
   uint32_t* columns;    // [K / 2][kChunk]: the k rows, transposed
   uint32_t* token_pairs;  // [K][kChunk / 2]: pairs of consecutive tokens of k
   uint32_t* state;        // bfloat16 copy of the panels: [K / 2][kPanel] pairs along K each
-  uint32_t* decayed;      // [kChunk / 2][kPanel]: token pairs
-  float* from_end;        // [kChunk]: 1 / to_end of the gates; 0 where it is too small to divide by
+  uint32_t* decayed;      // [kChunk / 2][kPanel]: token pairs; v_new of `common` is times s_i
+  ArrivalScales* scales;
   size_t bytes;
 
   ChunkBf16Scratch(const Shape& shape, const Split& split, std::byte* base)
@@ -33,8 +45,8 @@ struct ChunkBf16Scratch {
     decayed = reinterpret_cast<uint32_t*>(common.decayed);
     state = reinterpret_cast<uint32_t*>(reinterpret_cast<uintptr_t>(base) + common.bytes);
     const int64_t state_pairs = panel_floats(split.max_units(), K) / 2;
-    from_end = reinterpret_cast<float*>(state + state_pairs);
-    bytes = common.bytes + static_cast<size_t>(state_pairs + kChunk) * sizeof(float);
+    scales = reinterpret_cast<ArrivalScales*>(state + state_pairs);
+    bytes = common.bytes + static_cast<size_t>(state_pairs) * sizeof(float) + sizeof(ArrivalScales);
   }
 };
 static_assert(256 * kChunk / 2 <= 2 * kChunk * (kRowStride - kPairStride));
@@ -101,12 +113,41 @@ HWY_INLINE void gram_of_pairs(const ChunkBf16Scratch& scratch, int64_t K) {
 }
 static_assert(kChunk == kLanes, "gram_of_pairs takes a row of the gram matrix as one vector");
 
-HWY_INLINE void invert_to_end(const ChunkBf16Scratch& scratch) {
+// A NaN by its usual bits, whose lower half is zero: what nearest_bf16 takes. Others come in with g
+// and beta alone; everything else is bfloat16, or what arithmetic made.
+HWY_INLINE Vec with_usual_nan(Vec x) {
+  const Vec nan = hn::Set(F32(), std::numeric_limits<float>::quiet_NaN());
+  return hn::IfThenElse(hn::IsNaN(x), nan, x);
+}
+
+// The scales of a value head's chunk, and the matrices of its gates in terms of them: minus_a from
+// and to scaled rows, attention from scaled ones.
+HWY_INLINE void scale_to_arrival(const ChunkBf16Scratch& scratch) {
+  static_assert(kChunk == kLanes);
   const F32 d;
-  const Vec to_end = load(scratch.common.gates->to_end);
-  // Below 1e-25 nothing of v_new arrives in the state, and the quotient would overflow.
-  const auto usable = hn::Gt(to_end, hn::Set(d, 1e-25f));
-  store(hn::IfThenElseZero(usable, hn::Div(hn::Set(d, 1.0f), to_end)), scratch.from_end);
+  ChunkGates& gates = *scratch.common.gates;
+  ArrivalScales& scales = *scratch.scales;
+  const Vec one = hn::Set(d, 1.0f), to_end = with_usual_nan(load(gates.to_end));
+  // What is smaller arrives as nothing beside anything else; larger are decays that grow (g > 0).
+  const auto arrives =
+      hn::And(hn::Gt(to_end, hn::Set(d, 1e-25f)), hn::Lt(to_end, hn::Set(d, 1e6f)));
+  const Vec scale = hn::IfThenElse(arrives, to_end, one);
+  const Vec inverse = hn::Div(one, scale);
+  const Vec value = with_usual_nan(hn::Mul(load(gates.beta), scale));
+  store(value, scales.value);
+  // Finite, as decays are: S k may be zero. Min gives its second operand where that is a NaN.
+  const Vec most = hn::Set(d, std::numeric_limits<float>::max());
+  store(with_usual_nan(hn::Min(most, hn::Mul(value, load(gates.key_decay)))), scales.key);
+  store(inverse, scales.inverse);
+  store(hn::IfThenElse(arrives, one, to_end), scales.rest);
+  scales.all_arrive = hn::AllTrue(d, arrives);
+  alignas(64) float row_scales[kChunk];
+  store(scale, row_scales);
+  for (int i = 0; i < kChunk; ++i) {
+    const Vec a = hn::Mul(load(gates.minus_a[i]), hn::Set(d, row_scales[i]));
+    store(with_usual_nan(hn::Mul(a, inverse)), gates.minus_a[i]);
+    store(hn::Mul(load(gates.attention[i]), inverse), gates.attention[i]);
+  }
 }
 
 // The bfloat16 copy of a panel.
@@ -141,41 +182,32 @@ struct PanelStepBf16 : PanelRows<bf16> {
       substitute(tile, r);
     }
   }
-  // From S k_i, k_i not normalised, to beta_i (v_i - exp(G_i) S k_i).
+  // From S k_i, k_i not normalised, to s_i beta_i (v_i - exp(G_i) S k_i).
   template <bool kFullTile>
   HWY_INLINE void to_residual(Tile<kRows, kVecs>& tile, int r) const {
     const F32 d;
-    const ChunkGates& gates = *scratch.common.gates;
+    const ArrivalScales& scales = *scratch.scales;
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
-      const Vec beta = hn::Set(d, gates.beta[r + i]);
-      const Vec decay = hn::Set(d, gates.key_decay[r + i]);
+      const Vec of_value = hn::Set(d, scales.value[r + i]);
+      const Vec of_key = hn::Set(d, scales.key[r + i]);
 #pragma GCC unroll 16
       for (int j = 0; j < kVecs; ++j) {
-        const Vec v = value<kFullTile>(r + i, j);
-        tile.at[i][j] = hn::Mul(beta, hn::NegMulAdd(decay, tile.at[i][j], v));
+        const Vec v = hn::Mul(of_value, value<kFullTile>(r + i, j));
+        tile.at[i][j] = hn::NegMulAdd(of_key, tile.at[i][j], v);
       }
     }
   }
-  // From the residual to V_new, and its rounded decayed copy.
+  // From the residual to s_i v_new_i, rounded: later rows are made to fit the rounded ones. Every
+  // row waits for the one before, so what is between them is kept short.
   HWY_INLINE void substitute(Tile<kRows, kVecs>& tile, int r) const {
     const F32 d;
     const ChunkGates& gates = *scratch.common.gates;
-    float* v_new = scratch.common.v_new + r * kPanel;
-    uint32_t* pairs = scratch.decayed + r / 2 * kPanel;
     add_product<kChunk>(tile, &gates.minus_a[r][0], 1, scratch.common.v_new, kPanel, r);
-    Vec previous[kVecs] = {};
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
-      const Vec to_end = hn::Set(d, gates.to_end[r + i]);
-      const Vec from_end = hn::Set(d, scratch.from_end[r + i]);
-      Vec rounded[kVecs];
 #pragma GCC unroll 16
-      for (int j = 0; j < kVecs; ++j) {
-        const Vec decayed = hn::Mul(to_end, tile.at[i][j]);
-        rounded[j] = rounded_to_bf16(decayed);
-        tile.at[i][j] = hn::MulAdd(hn::Sub(rounded[j], decayed), from_end, tile.at[i][j]);
-      }
+      for (int j = 0; j < kVecs; ++j) tile.at[i][j] = nearest_bf16(tile.at[i][j]);
 #pragma GCC unroll 16
       for (int m = i + 1; m < kRows; ++m) {
         const Vec a = hn::Set(d, gates.minus_a[r + m][r + i]);
@@ -184,15 +216,31 @@ struct PanelStepBf16 : PanelRows<bf16> {
           tile.at[m][j] = hn::MulAdd(a, tile.at[i][j], tile.at[m][j]);
         }
       }
+    }
+    float* v_new = scratch.common.v_new + r * kPanel;
+    uint32_t* pairs = scratch.decayed + r / 2 * kPanel;
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; i += 2) {
 #pragma GCC unroll 16
       for (int j = 0; j < kVecs; ++j) {
-        store(tile.at[i][j], v_new + i * kPanel + j * kLanes);
-        if (i % 2 == 1) {
-          const __m512i low = _mm512_srli_epi32(_mm512_castps_si512(previous[j].raw), 16);
-          const __m512i pair = _mm512_or_si512(low, _mm512_castps_si512(rounded[j].raw));
-          _mm512_storeu_si512(pairs + i / 2 * kPanel + j * kLanes, pair);
-        }
-        previous[j] = rounded[j];
+        const Vec even = tile.at[i][j], odd = tile.at[i + 1][j];
+        store(even, v_new + i * kPanel + j * kLanes);
+        store(odd, v_new + (i + 1) * kPanel + j * kLanes);
+        _mm512_storeu_si512(pairs + i / 2 * kPanel + j * kLanes, pairs_of_bf16(even, odd));
+      }
+    }
+    if (HWY_UNLIKELY(!scratch.scales->all_arrive)) take_rest(tile, r);
+  }
+  // The pairs again, with what arrives of rows whose scale is not to_end.
+  HWY_NOINLINE void take_rest(const Tile<kRows, kVecs>& tile, int r) const {
+    const F32 d;
+    const float* rest = scratch.scales->rest + r;
+    uint32_t* pairs = scratch.decayed + r / 2 * kPanel;
+    for (int i = 0; i < kRows; i += 2) {
+      for (int j = 0; j < kVecs; ++j) {
+        const Vec even = hn::Mul(hn::Set(d, rest[i]), tile.at[i][j]);
+        const Vec odd = hn::Mul(hn::Set(d, rest[i + 1]), tile.at[i + 1][j]);
+        _mm512_storeu_si512(pairs + i / 2 * kPanel + j * kLanes, make_pairs(even, odd));
       }
     }
   }
@@ -261,7 +309,9 @@ struct PanelStepBf16 : PanelRows<bf16> {
   void update_and_store_every_state(int64_t n) const {
     for (int64_t i = 0; i < count; ++i) {
       const auto* key = reinterpret_cast<const uint16_t*>(scratch.rows + i * kPairStride);
-      add_token(panel.state, K, scratch.common.gates->step[i], scratch.common.v_new + i * kPanel,
+      float* v_new = scratch.common.v_new + i * kPanel;
+      scale_row(v_new, kPanel, scratch.scales->inverse[i], v_new);
+      add_token(panel.state, K, scratch.common.gates->step[i], v_new,
                 [&](int64_t k) { return bf16_to_float(key[k]) * scratch.common.norms[i]; });
       store_token_state(n, i, scratch.common.slot_rows);
     }
@@ -290,7 +340,7 @@ inline void chunk_bf16(const DeltaRuleProblem& problem, const Split& split, int6
         pair_tokens(scratch.columns, K, scratch.token_pairs);
         gram_of_pairs(scratch, K);
       },
-      [&] { invert_to_end(scratch); },
+      [&] { scale_to_arrival(scratch); },
       [&](const PanelRows<bf16>& rows) {
         return PanelStepBf16{rows, scratch, state_of(rows.panel), K};
       });

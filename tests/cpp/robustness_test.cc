@@ -162,6 +162,29 @@ TEST_P(Robustness, NaNInAStateStaysInItsSequenceAndHead) {
   });
 }
 
+// Roundings by integer arithmetic would carry out of a NaN whose bits are all ones.
+TEST_P(Robustness, ANaNOfAnyBitsReachesTheState) {
+  for (DType dtype : {DType::kF32, DType::kBF16}) {
+    Case c = small_case(GetParam(), dtype);
+    c.beta = verify::Beta::kGivenF32;
+    for_each_kernel([&](Context& context) {
+      for (Tensor DeltaRuleData::*gate : {&DeltaRuleData::g, &DeltaRuleData::beta}) {
+        DeltaRuleData data = verify::make_delta_rule(c);
+        const int64_t head = 1, last_token = c.lengths[0] - 1;
+        Tensor& spoiled = data.*gate;
+        std::memset(spoiled.element(last_token * c.HV + head), 0xff,
+                    static_cast<size_t>(size_of(spoiled.dtype())));
+        expect_ok(verify::call(context, data));
+        int64_t finite = 0;
+        for (int64_t i = 0; i < c.V * c.K; ++i) {
+          finite += std::isfinite(data.final_state.get(head * c.V * c.K + i));
+        }
+        EXPECT_EQ(finite, 0) << verify::repeat_line(c, context);
+      }
+    });
+  }
+}
+
 template <class Args>
 void move_all(GuardPages* pages, Args* args) {
   for (TensorView* view :
