@@ -142,7 +142,7 @@ __device__ __forceinline__ void store_pair(float* to, int lane, float a, float b
 
 // HeadGates::rise.
 __device__ __forceinline__ float steep_rise(const float (&g)[2], const double (&G)[2], int lane) {
-  constexpr float kSteep = 40;      // exp(40) squared is finite
+  constexpr float kSteep = 4;       // exp(4) times anything usual is float16
   constexpr double kHighest = 126;  // a power of two
   float sum = fmaxf(g[0], 0.0f) + fmaxf(g[1], 0.0f);
 #pragma unroll
@@ -401,15 +401,17 @@ __device__ __forceinline__ void make_T(const float (&kk)[32], Shared& m, const H
 __device__ __forceinline__ void store_vectors(const Shared& m, const HeadGates& h, float scale,
                                               float P_power, RecordVectors* record) {
   const int i = static_cast<int>(threadIdx.x);
+  const float growth = exp2_quick(h.rise), inverse = inverse_power(growth);
   if (i < kChunk) {
     const float kn = m.k_norm[i];
     record->residual[i] = h.from_start[i] * kn;
     record->output[i] = scale * h.from_start[i] * m.q_norm[i];
-    record->update[i] = h.to_end[i] * kn * m.k_power_inverse[i];
+    record->update[i] = h.to_end[i] * inverse * kn * m.k_power_inverse[i];
   }
   if (i == kChunk) {
-    record->decay = h.decay;
-    record->P_power = P_power;
+    record->decay = h.decay * inverse;
+    record->P_power = P_power * growth;
+    record->growth = growth;
   }
 }
 
@@ -681,7 +683,7 @@ __device__ __forceinline__ void prepare_block(Shared& m, const DeltaRuleProblem&
       }
       commit_bulk();
     }
-    store_vectors(m, h, p.scale, P_power * exp2_quick(h.rise), &records[i].vectors);
+    store_vectors(m, h, p.scale, P_power, &records[i].vectors);
   }
 
 #pragma unroll 1

@@ -23,10 +23,10 @@ constexpr int kChunk = 64;  // tokens
 struct RecordVectors {
   float residual[kChunk];  // of S k_i in the residual: exp(G_i) kn_i
   float output[kChunk];    // of S q_i in the output: scale exp(G_i) qn_i
-  float update[kChunk];    // of v_new_i in the state: exp(G_C - G_i) kn_i / power of k_i
-  float decay;             // exp(G_C)
+  float update[kChunk];    // of v_new_i in the state: exp(G_C - G_i) kn_i / (power of k_i 2^r)
+  float decay;             // exp(G_C) / 2^r
   float T_power, P_power;  // 2^t, 2^p
-  float unused;            // copies are of 16 bytes
+  float growth;            // 2^r: 1 unless decays grow, by which the state then is over it
 };
 
 // The matrices are lower triangular: of float16, in tiles of 16 x 16, those above the diagonal left

@@ -64,7 +64,8 @@ struct StateColumns {
   // Of the chunk in work.
   uint32_t packed_S[K / 4];
   float packed_unit[2] = {1, 1};  // S was over it when it was packed; 1 in bfloat16
-  float unit = 1;                 // of X, V_new and, from its decay to its update, S
+  float unit = 1;                 // of X and V_new
+  float state_unit = 1;           // of S from its decay to its update
   float x[kChunk / 2];            // S K^T, then V_new
   float out[kChunk / 2];          // S Q^T, then O
   float out_unit = 1;             // what O is to be times
@@ -309,6 +310,7 @@ struct StateColumns {
     if (largest > kMost || (largest < kLeast && largest > 0)) rescue(tokens, prepared);
     const float T_power = vectors.T_power;
     out_unit = unit * T_power * vectors.P_power;
+    state_unit = unit * vectors.growth;
     load_vector(vectors.update, of_token);
 #pragma unroll
     for (float2& d : of_token) d = {d.x * T_power, d.y * T_power};
@@ -372,9 +374,9 @@ struct StateColumns {
   // Once S is there.
   __device__ void finish_state() {
     pin(S);
-    if (unit == 1) return;
+    if (state_unit == 1) return;
 #pragma unroll
-    for (float& s : S) s *= unit;
+    for (float& s : S) s *= state_unit;
   }
   // Once the output is: packed, and the prepared matrices are free.
   __device__ void finish_out(uint32_t (&packed)[kChunk / 4]) {
