@@ -124,10 +124,9 @@ Status plan_for(const Shape& shape, const Device& device, std::string_view kerne
       plan->chunk = tensor_cores ? 64 : 16;
       plan->parts = (shape.V + columns - 1) / columns;
       plan->tasks = shape.sequences * shape.value_heads * plan->parts;
-      plan->workspace_bytes_per_worker = !tensor_cores ? 0
-                                         : plan->kernel == kSm90
-                                             ? chunk_sm90_workspace(shape, device)
-                                             : chunk_workspace(shape);
+      plan->workspace_bytes_per_worker = !tensor_cores           ? 0
+                                         : plan->kernel == kSm90 ? chunk_sm90_workspace(shape)
+                                                                 : chunk_workspace(shape);
       break;
     }
     case Op::kRecurrent:

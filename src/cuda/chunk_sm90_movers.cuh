@@ -152,60 +152,83 @@ __device__ void load_tokens(Shared<K>& m, const DeltaRuleProblem& p, const Token
   }
 }
 
-// One lane's work.
+// What a lane copies of every chunk: lanes 0 to 11 a panel of T or P, two others the vectors and
+// the keys.
+struct LaneCopy {
+  uint32_t to = 0;  // from the stage's beginning
+  const std::byte* from = nullptr;
+  int64_t stride = 0;  // to the next chunk's
+  int bytes = 0;
+};
+template <int K>
+__device__ LaneCopy copy_of_lane(const Records& records, const HeadRecord* head,
+                                 const KeyRecord<K>* keys) {
+  constexpr int kPanels = 3 * Panels::kCount;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  LaneCopy copy;
+  copy.stride = records.value_heads * static_cast<int64_t>(sizeof(HeadRecord));
+  if (lane < kPanels) {
+    const int matrix = lane / Panels::kCount, panel = lane % Panels::kCount;
+    const int above = panel * HeadRecord::kTileBytes;
+    copy.to = offsetof(Prepared<K>, T_high) + matrix * sizeof(Panels) +
+              panel * Panels::kPanelBytes + above;
+    copy.from =
+        head->T_high + matrix * HeadRecord::kMatrixBytes + HeadRecord::tile_offset(panel, panel);
+    copy.bytes = Panels::kPanelBytes - above;
+  } else if (lane == kPanels) {
+    copy.to = offsetof(Prepared<K>, vectors);
+    copy.from = reinterpret_cast<const std::byte*>(&head->vectors);
+    copy.bytes = sizeof(RecordVectors);
+  } else if (lane == kPanels + 1) {
+    copy.to = offsetof(Prepared<K>, keys);
+    copy.from = keys->k;
+    copy.stride = records.heads * static_cast<int64_t>(sizeof(KeyRecord<K>));
+    copy.bytes = sizeof(KeyRecord<K>);
+  }
+  return copy;
+}
+
 template <int K>
 __device__ void load_prepared(Shared<K>& m, const Records& records, const Part& part,
                               std::byte* workspace, const Block& block) {
   constexpr int kBytes =
       sizeof(KeyRecord<K>) + 3 * HeadRecord::kMatrixBytes + sizeof(RecordVectors);
   Cursor<Shared<K>::kPreparedStages> at;
-  const HeadRecord* head =
-      records.head(workspace, part, block.number + block.begin, block.value_head);
-  const KeyRecord<K>* keys =
-      records.template keys<K>(workspace, part, block.number + block.begin, block.qk_head);
+  const int64_t number = block.number + block.begin;
+  LaneCopy copy = copy_of_lane(records, records.head(workspace, part, number, block.value_head),
+                               records.template keys<K>(workspace, part, number, block.qk_head));
 #pragma unroll 1
   for (int64_t c = block.begin; c < block.end; ++c, at.advance()) {
-    Prepared<K>& to = m.prepared[at.stage];
     const uint32_t full = shared_address(&m.prepared_full[at.stage]);
     wait_barrier(shared_address(&m.prepared_empty[at.stage]), at.phase ^ 1);
-    arrive_expecting(full, kBytes);
-    copy_bulk_in(shared_address(&to.vectors), &head->vectors, sizeof(RecordVectors), full);
-    // The three matrices follow one another both here and there.
-    uint32_t matrix = shared_address(&to.T_high);
-    const std::byte* lower = head->T_high;
-#pragma unroll 1
-    for (int i = 0; i < 3; ++i, matrix += sizeof(Panels), lower += HeadRecord::kMatrixBytes) {
-#pragma unroll
-      for (int panel = 0; panel < Panels::kCount; ++panel) {
-        const int above = panel * HeadRecord::kTileBytes;
-        copy_bulk_in(matrix + panel * Panels::kPanelBytes + above,
-                     lower + HeadRecord::tile_offset(panel, panel), Panels::kPanelBytes - above,
-                     full);
-      }
+    if (leads()) arrive_expecting(full, kBytes);
+    __syncwarp();
+    if (copy.bytes > 0) {
+      copy_bulk_in(shared_address(&m.prepared[at.stage]) + copy.to, copy.from, copy.bytes, full);
     }
-    copy_bulk_in(shared_address(&to.keys), keys, sizeof(KeyRecord<K>), full);
-    head += records.value_heads;
-    keys += records.heads;
+    copy.from += copy.stride;
   }
 }
 
 template <class T, int K>
 __device__ void store_outputs(Shared<K>& m, const DeltaRuleProblem& p, const TokenMaps& maps,
                               const Block& block) {
+  Cursor<Shared<K>::kOutStages> at;
 #pragma unroll 1
-  for (int64_t c = block.begin; c < block.end; ++c) {
-    wait_barrier(shared_address(&m.out_full), (c - block.begin) & 1);
+  for (int64_t c = block.begin; c < block.end; ++c, at.advance()) {
+    const std::byte* tile = m.out[at.stage];
+    wait_barrier(shared_address(&m.out_full[at.stage]), at.phase);
     if (maps.given && block.valid_tokens(c) == kChunk) {
       if (!leads()) continue;
-      store_tile(maps.out, block.position(c, block.value_head, block.v0), shared_address(m.out));
+      store_tile(maps.out, block.position(c, block.value_head, block.v0), shared_address(tile));
       commit_bulk();
       wait_bulk_read<0>();
     } else {
-      Pieces<T, kColumns>(p.out, block, c, block.value_head, block.v0).store(m.out);
+      Pieces<T, kColumns>(p.out, block, c, block.value_head, block.v0).store(tile);
       __syncwarp();
       if (!leads()) continue;
     }
-    arrive(shared_address(&m.out_empty));
+    arrive(shared_address(&m.out_empty[at.stage]));
   }
   if (leads()) wait_bulk<0>();
 }

@@ -30,8 +30,8 @@ __device__ void init_barriers(Shared<K>& m) {
   for (uint64_t& barrier : m.prepared_full) init(barrier, 1);
   for (uint64_t& barrier : m.tokens_empty) init(barrier, kStateWarps);
   for (uint64_t& barrier : m.prepared_empty) init(barrier, kStateWarps);
-  init(m.out_full, kStateWarps);
-  init(m.out_empty, 1);
+  for (uint64_t& barrier : m.out_full) init(barrier, kStateWarps);
+  for (uint64_t& barrier : m.out_empty) init(barrier, 1);
   fence_barrier_init();
 }
 
@@ -89,10 +89,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 
   const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarp, 0);
   if (warp == kStateWarps) return load_tokens<T>(m, p, maps, block);
-  if (warp == kStateWarps + 1) {
-    if (leads()) load_prepared(m, records, part, workspace, block);
-    return;
-  }
+  if (warp == kStateWarps + 1) return load_prepared(m, records, part, workspace, block);
   if (warp == kStateWarps + 2) return store_outputs<T>(m, p, maps, block);
 
   StateColumns<T, K> state{m};

@@ -45,13 +45,13 @@ template <int K>
 struct Shared {
   // The products with k and q come first, those with the rest half a chunk later; both are filled
   // ahead, as far as there is room.
-  static constexpr int kTokenStages = 3, kPreparedStages = 2;
+  static constexpr int kTokenStages = 2, kPreparedStages = 3, kOutStages = 2;
   Tokens<K> tokens[kTokenStages];
   Prepared<K> prepared[kPreparedStages];
-  alignas(1024) std::byte out[kTileBytes];  // of the chunk before
+  alignas(1024) std::byte out[kOutStages][kTileBytes];
   uint64_t tokens_full[kTokenStages], tokens_empty[kTokenStages];
   uint64_t prepared_full[kPreparedStages], prepared_empty[kPreparedStages];
-  uint64_t out_full, out_empty;
+  uint64_t out_full[kOutStages], out_empty[kOutStages];
   alignas(16) uint32_t largest[3][kStateWarps];  // of the warps' residuals, by turns
 };
 

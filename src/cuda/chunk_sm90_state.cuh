@@ -73,6 +73,7 @@ struct StateColumns {
   uint32_t decayed[kChunk / 4];   // d o V_new, packed
   TokenCursor tokens_at;
   PreparedCursor prepared_at;
+  Cursor<Shared<K>::kOutStages> out_at;
 
   // ---- To and from memory
 
@@ -393,19 +394,20 @@ struct StateColumns {
   }
 
   // The output of a chunk to shared memory, for the warp that stores it.
-  __device__ void put_out(const uint32_t (&packed)[kChunk / 4], int64_t chunk) {
-    if (chunk > 0) wait_barrier(shared_address(&m.out_empty), (chunk - 1) & 1);
+  __device__ void put_out(const uint32_t (&packed)[kChunk / 4]) {
+    wait_barrier(shared_address(&m.out_empty[out_at.stage]), out_at.phase ^ 1);
 #pragma unroll
     for (int pair = 0; pair < kTokenTiles / 2; ++pair) {
       const int token = pair * 16 + lane / 16 * 8 + lane % 8;
       const int column = warp * 16 + lane / 8 % 2 * 8;
       store_matrices_transposed(
-          shared_address(m.out) + static_cast<uint32_t>(swizzled(token, column)), packed[4 * pair],
-          packed[4 * pair + 1], packed[4 * pair + 2], packed[4 * pair + 3]);
+          shared_address(m.out[out_at.stage]) + static_cast<uint32_t>(swizzled(token, column)),
+          packed[4 * pair], packed[4 * pair + 1], packed[4 * pair + 2], packed[4 * pair + 3]);
     }
     fence_async_proxy();
     __syncwarp();
-    if (lane == 0) arrive(shared_address(&m.out_full));
+    if (lane == 0) arrive(shared_address(&m.out_full[out_at.stage]));
+    out_at.advance();
   }
 
   // Chunks first .. first + count - 1 of the block's, count at least 1. Products are in flight from
@@ -427,13 +429,13 @@ struct StateColumns {
       begin();
       wait_wgmma<1>();
       finish_out(packed);
-      solve(c + 1, [&] { put_out(packed, c); });
+      solve(c + 1, [&] { put_out(packed); });
     }
     update();
     wait_wgmma<0>();
     finish_state();
     finish_out(packed);
-    put_out(packed, first + count - 1);
+    put_out(packed);
   }
 };
 

@@ -4,6 +4,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
@@ -37,7 +38,10 @@ Status chunk_tensor_cores(const DeltaRuleProblem& problem, const Device& device,
                           std::byte* workspace, const Stream& stream);
 
 // The same on Hopper.
-size_t chunk_sm90_workspace(const Shape& shape, const Device& device);
+size_t chunk_sm90_workspace(const Shape& shape);
+// Of a buffer of records, two of which are the workspace where one does not hold all. Tests set it
+// lower, so that short calls take the way of long ones.
+extern std::atomic<int64_t> sm90_record_bytes;
 Status chunk_sm90(const DeltaRuleProblem& problem, const Device& device, std::byte* workspace,
                   const Stream& stream);
 
