@@ -1,5 +1,5 @@
 // What Hopper (sm_90a) adds to a kernel besides its matrix instructions (wgmma.cuh): barriers in
-// shared memory that count bytes too, bulk copies, stmatrix, registers moved between warpgroups.
+// shared memory that count bytes too, bulk copies, stmatrix.
 // Shared memory is named by 32-bit addresses (shared_address of mma.cuh).
 #pragma once
 
@@ -28,11 +28,6 @@ __device__ __forceinline__ void arrive_expecting(uint32_t barrier, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
                : "memory");
 }
-// Announces bytes without arriving.
-__device__ __forceinline__ void expect_bytes(uint32_t barrier, int bytes) {
-  asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(bytes)
-               : "memory");
-}
 __device__ __forceinline__ void wait_barrier(uint32_t barrier, uint32_t parity) {
   asm volatile(
       "{\n"
@@ -45,11 +40,6 @@ __device__ __forceinline__ void wait_barrier(uint32_t barrier, uint32_t parity) 
       "}" ::"r"(barrier),
       "r"(parity)
       : "memory");
-}
-// The thread's cp.async copies so far arrive when they are done; counted among the arrivals of
-// init_barrier.
-__device__ __forceinline__ void arrive_after_copies(uint32_t barrier) {
-  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 }
 // Threads of some warps, by the number of one of the 16 hardware barriers; 0 is __syncthreads'.
 template <int kThreads>
@@ -111,17 +101,6 @@ __device__ __forceinline__ void store_matrices_transposed(uint32_t address, uint
   asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1,%2};" ::"r"(address),
                "r"(m0), "r"(m1)
                : "memory");
-}
-
-// --- Registers of the threads of a warpgroup from here on.
-
-template <int kRegisters>
-__device__ __forceinline__ void give_registers() {
-  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
-}
-template <int kRegisters>
-__device__ __forceinline__ void take_registers() {
-  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
 // --- The two halves of wait_for_kernel_before (dependent.cuh).

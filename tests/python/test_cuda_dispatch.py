@@ -69,15 +69,16 @@ def test_every_operator_is_registered(name):
 @needs_library
 def test_importing_asks_for_no_gpu():
     """A process that has asked the driver cannot fork, as loaders of data do. A driver that is
-    asked would be loaded: libcuda."""
+    asked would be loaded: libcuda. Some machines' PyTorch loads it by itself."""
     code = """
 import torch
-assert "libcuda.so" not in open("/proc/self/maps").read()
+loaded = "libcuda.so" in open("/proc/self/maps").read()
 import gdn
 assert not torch.cuda.is_initialized()
 assert torch._C._dispatch_has_kernel_for_dispatch_key("gdn::chunk", "CUDA")
 gdn.l2norm(torch.ones(3))
-assert "libcuda.so" not in open("/proc/self/maps").read()
+assert not torch.cuda.is_initialized()
+assert loaded or "libcuda.so" not in open("/proc/self/maps").read()
 """
     found = run_python(code)
     assert found.returncode == 0, found.stderr
