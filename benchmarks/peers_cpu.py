@@ -75,7 +75,7 @@ def arguments():
     parser.add_argument("--markdown", action="store_true", help="print the tables as docs/performance.md has them")
     parser.add_argument("--docs", action="store_true", help="put tables and chart into docs/performance.md")
     parser.add_argument("--from", type=pathlib.Path, dest="source", help="report these results instead of measuring")
-    parser.add_argument("--venv", type=pathlib.Path, default=environment.ROOT / "build/peers-venv")
+    parser.add_argument("--venv", type=lambda p: pathlib.Path(p).resolve(), default=environment.ROOT / "build/peers-venv")
     parser.add_argument("--no-install", action="store_true", help="measure what is installed already")
     parser.add_argument("--jobs", type=int, default=cpus, help="of the builds")
     options = parser.parse_args()
