@@ -79,7 +79,8 @@ int64_t chunk_parts_for(const Shape& shape, int workers, double repeated) {
   return best;
 }
 
-// A recurrent or replay task is a q/k head where sequences are few, else a quarter of a sequence: a
+// A recurrent or replay task is a part of a q/k head where sequences are few, else a quarter of a
+// sequence, or what of it the heads divide into: a
 // slot is one long walk through memory, and the prefetches that run ahead of it fetch, at the end
 // of a task, what the next one wants, or another worker is writing. With whole sequences the last
 // worker would be alone for half of one.

@@ -16,7 +16,9 @@ constexpr int kPairStride = 256 / 2 + 16;
 
 // The substitution works on s_i v_new_i, which is what arrives in the state at the chunk's end: s_i
 // is to_end of the gates, so that the value that is rounded for the state is the one that later
-// rows of the substitution take. Where to_end is too small to divide by, s_i is 1.
+// rows of the substitution take. Where to_end is outside (1e-25, 1e6), or NaN, s_i is 1, and the
+// row is rounded apart for the state. Not held: g that rises by 31 and more and falls by 89 within
+// a chunk, where products of a row that arrives and a later one that does not can overflow.
 struct alignas(64) ArrivalScales {
   float value[kChunk];    // beta_i s_i: of v_i
   float key[kChunk];      // beta_i s_i exp(G_i) norm(k_i): of S k_i, k_i not normalised
