@@ -106,6 +106,15 @@ enum class Major : int { kK = 0, kMN = 1 };
       "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), "+f"(d[56]),  \
       "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
 
+// The one of GDN_WGMMA's two instructions for operands of T.
+#define GDN_WGMMA_BY_TYPE(T)                        \
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) { \
+    GDN_WGMMA("bf16");                              \
+  } else {                                          \
+    static_assert(std::is_same_v<T, __half>);       \
+    GDN_WGMMA("f16");                               \
+  }
+
 // A and B in shared memory, both K-major.
 template <class T>
 __device__ __forceinline__ void multiply_64x64(float (&d)[32], uint64_t a, uint64_t b, bool add) {
@@ -116,12 +125,7 @@ __device__ __forceinline__ void multiply_64x64(float (&d)[32], uint64_t a, uint6
       ", %32, %33, add, 1, 1, 0, 0;\n}"                                             \
       : GDN_WGMMA_OUT32                                                             \
       : "l"(a), "l"(b), "r"(static_cast<int>(add)))
-  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
-    GDN_WGMMA("bf16");
-  } else {
-    static_assert(std::is_same_v<T, __half>);
-    GDN_WGMMA("f16");
-  }
+  GDN_WGMMA_BY_TYPE(T)
 #undef GDN_WGMMA
 }
 
@@ -137,12 +141,7 @@ __device__ __forceinline__ void multiply_64x64(float (&d)[32], const uint32_t (&
       : GDN_WGMMA_OUT32                                                                 \
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)), \
         "n"(static_cast<int>(kB)))
-  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
-    GDN_WGMMA("bf16");
-  } else {
-    static_assert(std::is_same_v<T, __half>);
-    GDN_WGMMA("f16");
-  }
+  GDN_WGMMA_BY_TYPE(T)
 #undef GDN_WGMMA
 }
 
@@ -158,15 +157,11 @@ __device__ __forceinline__ void multiply_64x128(float (&d)[64], const uint32_t (
       : GDN_WGMMA_OUT64                                                                 \
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)), \
         "n"(static_cast<int>(kB)))
-  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
-    GDN_WGMMA("bf16");
-  } else {
-    static_assert(std::is_same_v<T, __half>);
-    GDN_WGMMA("f16");
-  }
+  GDN_WGMMA_BY_TYPE(T)
 #undef GDN_WGMMA
 }
 
+#undef GDN_WGMMA_BY_TYPE
 #undef GDN_WGMMA_D32
 #undef GDN_WGMMA_OUT32
 #undef GDN_WGMMA_D64
