@@ -34,12 +34,17 @@ __device__ __forceinline__ void store_tile(const CUtensorMap& map, const TilePos
       : "memory");
 }
 
+// What a block is there for: outputs, and the state after them; that state alone, from zero; or a
+// transition (chunk_sm90_segments.h).
+enum class Walk { kOutputs, kState, kTransition };
+
 // What a block works on.
 struct Block {
+  Walk walk;
   Sequence s;
-  int qk_head, value_head, v0;  // v0: the first column
+  int qk_head, value_head, v0;  // v0: the first column, of V or of a transition's rows
   int64_t number;               // of the sequence's first chunk, in the numbering of records
-  int64_t begin, end;           // chunks of the sequence that are this part's
+  int64_t begin, end;           // chunks of the sequence
   __device__ int valid_tokens(int64_t chunk) const {
     const int64_t left = s.length - chunk * kChunk;
     return static_cast<int>(left < kChunk ? left : kChunk);
@@ -119,6 +124,9 @@ __device__ void load_tokens(Shared<K>& m, const DeltaRuleProblem& p, const Token
                             const Block& block) {
   using Stage = Tokens<K>;
   Cursor<Shared<K>::kTokenStages> at;
+  // Values of a transition are zeros that are there already.
+  const bool queries = block.walk == Walk::kOutputs, values = block.walk != Walk::kTransition;
+  const int tiles = Stage::kRowTiles * (queries ? 2 : 1) + (values ? 1 : 0);
 #pragma unroll 1
   for (int64_t c = block.begin; c < block.end; ++c, at.advance()) {
     Stage& to = m.tokens[at.stage];
@@ -127,23 +135,27 @@ __device__ void load_tokens(Shared<K>& m, const DeltaRuleProblem& p, const Token
     wait_barrier(shared_address(&m.tokens_empty[at.stage]), at.phase ^ 1);
     if (maps.given && block.valid_tokens(c) == kChunk) {
       if (!leads()) continue;
-      arrive_expecting(full, (2 * Stage::kRowTiles + 1) * kTileBytes);
+      arrive_expecting(full, tiles * kTileBytes);
 #pragma unroll
       for (int i = 0; i < Stage::kRowTiles; ++i) {
         load_tile(maps.k, block.position(c, block.qk_head, i * 64),
                   shared_address(to.k) + i * kTileBytes, full);
       }
-      load_tile(maps.v, block.position(c, block.value_head, block.v0), shared_address(to.v), full);
+      if (values) {
+        load_tile(maps.v, block.position(c, block.value_head, block.v0), shared_address(to.v),
+                  full);
+      }
 #pragma unroll
       for (int i = 0; i < Stage::kRowTiles; ++i) {
+        if (!queries) break;
         load_tile(maps.q, block.position(c, block.qk_head, i * 64),
                   shared_address(to.q) + i * kTileBytes, full);
       }
       continue;
     }
     Pieces<T, K>(p.k, block, c, block.qk_head, 0).load(to.k);
-    Pieces<T, K>(p.q, block, c, block.qk_head, 0).load(to.q);
-    Pieces<T, kColumns>(p.v, block, c, block.value_head, block.v0).load(to.v);
+    if (queries) Pieces<T, K>(p.q, block, c, block.qk_head, 0).load(to.q);
+    if (values) Pieces<T, kColumns>(p.v, block, c, block.value_head, block.v0).load(to.v);
     commit_copies();
     wait_for_copies<0>();
     fence_async_proxy();
@@ -152,8 +164,8 @@ __device__ void load_tokens(Shared<K>& m, const DeltaRuleProblem& p, const Token
   }
 }
 
-// What a lane copies of every chunk: lanes 0 to 11 a panel of T or P, two others the vectors and
-// the keys.
+// What a lane copies of every chunk: lanes 0 to 11 a panel of T or P (which outputs alone want),
+// two others the vectors and the keys.
 struct LaneCopy {
   uint32_t to = 0;  // from the stage's beginning
   const std::byte* from = nullptr;
@@ -162,7 +174,7 @@ struct LaneCopy {
 };
 template <int K>
 __device__ LaneCopy copy_of_lane(const Records& records, const HeadRecord* head,
-                                 const KeyRecord<K>* keys) {
+                                 const KeyRecord<K>* keys, bool outputs) {
   constexpr int kPanels = 3 * Panels::kCount;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   LaneCopy copy;
@@ -174,7 +186,8 @@ __device__ LaneCopy copy_of_lane(const Records& records, const HeadRecord* head,
               panel * Panels::kPanelBytes + above;
     copy.from =
         head->T_high + matrix * HeadRecord::kMatrixBytes + HeadRecord::tile_offset(panel, panel);
-    copy.bytes = Panels::kPanelBytes - above;
+    const bool wanted = outputs || lane < 2 * Panels::kCount;
+    copy.bytes = wanted ? Panels::kPanelBytes - above : 0;
   } else if (lane == kPanels) {
     copy.to = offsetof(Prepared<K>, vectors);
     copy.from = reinterpret_cast<const std::byte*>(&head->vectors);
@@ -191,17 +204,19 @@ __device__ LaneCopy copy_of_lane(const Records& records, const HeadRecord* head,
 template <int K>
 __device__ void load_prepared(Shared<K>& m, const Records& records, const Part& part,
                               std::byte* workspace, const Block& block) {
-  constexpr int kBytes =
-      sizeof(KeyRecord<K>) + 3 * HeadRecord::kMatrixBytes + sizeof(RecordVectors);
+  const bool outputs = block.walk == Walk::kOutputs;
+  const int bytes = static_cast<int>(sizeof(KeyRecord<K>) + sizeof(RecordVectors)) +
+                    (outputs ? 3 : 2) * HeadRecord::kMatrixBytes;
   Cursor<Shared<K>::kPreparedStages> at;
   const int64_t number = block.number + block.begin;
-  LaneCopy copy = copy_of_lane(records, records.head(workspace, part, number, block.value_head),
-                               records.template keys<K>(workspace, part, number, block.qk_head));
+  LaneCopy copy =
+      copy_of_lane(records, records.head(workspace, part, number, block.value_head),
+                   records.template keys<K>(workspace, part, number, block.qk_head), outputs);
 #pragma unroll 1
   for (int64_t c = block.begin; c < block.end; ++c, at.advance()) {
     const uint32_t full = shared_address(&m.prepared_full[at.stage]);
     wait_barrier(shared_address(&m.prepared_empty[at.stage]), at.phase ^ 1);
-    if (leads()) arrive_expecting(full, kBytes);
+    if (leads()) arrive_expecting(full, bytes);
     __syncwarp();
     if (copy.bytes > 0) {
       copy_bulk_in(shared_address(&m.prepared[at.stage]) + copy.to, copy.from, copy.bytes, full);
@@ -213,6 +228,7 @@ __device__ void load_prepared(Shared<K>& m, const Records& records, const Part& 
 template <class T, int K>
 __device__ void store_outputs(Shared<K>& m, const DeltaRuleProblem& p, const TokenMaps& maps,
                               const Block& block) {
+  if (block.walk != Walk::kOutputs) return;
   Cursor<Shared<K>::kOutStages> at;
 #pragma unroll 1
   for (int64_t c = block.begin; c < block.end; ++c, at.advance()) {

@@ -101,9 +101,11 @@ struct Records {
                                             head_bytes()) +
            (number - part.first) * heads + head;
   }
-  // [HV,V,K] float32: the state carried out of a part.
-  GDN_HOST_DEVICE std::byte* carried_state(std::byte* workspace, int64_t part_index) const {
-    return workspace + 2 * part_bytes() + part_index % 2 * state_bytes();
+  // [V,K] float32: the state of a value head carried out of a part.
+  GDN_HOST_DEVICE float* carried_state(std::byte* workspace, int64_t part_index,
+                                       int64_t value_head) const {
+    return reinterpret_cast<float*>(workspace + 2 * part_bytes() + part_index % 2 * state_bytes()) +
+           value_head * V * K;
   }
 };
 

@@ -1,0 +1,20 @@
+// How a call of the chunk operator on Hopper is worked, and where things lie in its workspace.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/chunk_sm90_record.h"
+#include "cuda/chunk_sm90_segments.h"
+
+namespace gdn::cuda::sm90 {
+
+struct Layout {
+  Parts parts;
+  Records records;
+  Segments segments;
+  Boundaries boundaries;  // behind the records
+
+  int64_t bytes() const { return boundaries.offset + boundaries.bytes(); }
+};
+
+}  // namespace gdn::cuda::sm90
