@@ -71,7 +71,8 @@ Segments fastest(int64_t sequences, int64_t chunks, const Shape& shape, int64_t 
 }  // namespace
 
 Segments choose_segments(const Shape& shape, const Device& device, int64_t part_chunks) {
-  if (shape.context_split == ContextSplit::kOff || shape.sequences < 1) return {};
+  const bool empty = shape.sequences == 0 || shape.tokens == 0;
+  if (shape.context_split == ContextSplit::kOff || empty) return {};
   if (shape.context_split == ContextSplit::kFixed) {
     if (shape.value_heads > kFixedHeads || shape.max_length <= kFixedSegment * kChunk) return {};
     return {kFixedSegment, kFixedSegment};

@@ -103,6 +103,13 @@ TEST(CudaPlans, LongSequencesOfFewHeadsAreSplit) {
   EXPECT_EQ(plan_of(few_heads(1, 8192, ContextSplit::kAuto), kA10).segment_tokens, 0);
 }
 
+TEST(CudaPlans, OfNoTokensNothingIsSplit) {
+  for (ContextSplit split : {ContextSplit::kAuto, ContextSplit::kFixed, ContextSplit::kOff}) {
+    EXPECT_EQ(plan_of(few_heads(3, 0, split), kH100).segment_tokens, 0);
+    EXPECT_EQ(plan_of(few_heads(0, 0, split), kH100).segment_tokens, 0);
+  }
+}
+
 TEST(CudaPlans, AFixedSplitGoesByTheSequenceAlone) {
   const int64_t tokens = plan_of(few_heads(1, 8192, ContextSplit::kFixed), kH100).segment_tokens;
   EXPECT_GT(tokens, 0);
