@@ -28,8 +28,9 @@ __device__ void init_barriers(Shared<K>& m) {
   };
   for (uint64_t& barrier : m.tokens_full) init(barrier, 1);  // and the bytes
   for (uint64_t& barrier : m.prepared_full) init(barrier, 1);
-  for (uint64_t& barrier : m.tokens_empty) init(barrier, kStateWarps);
-  for (uint64_t& barrier : m.prepared_empty) init(barrier, kStateWarps);
+  const int waiters = kStateWarps * cluster_size();
+  for (uint64_t& barrier : m.tokens_empty) init(barrier, waiters);
+  for (uint64_t& barrier : m.prepared_empty) init(barrier, waiters);
   for (uint64_t& barrier : m.out_full) init(barrier, kStateWarps);
   for (uint64_t& barrier : m.out_empty) init(barrier, 1);
   fence_barrier_init();
@@ -99,55 +100,15 @@ __device__ Job job_of(const DeltaRuleProblem& p, const Layout& layout, const Par
   return job;
 }
 
-// Walks without outputs come to run while those of the first segments do: they do not wait for
-// them, but end after them, so that the end of a kernel is the end of all before it.
+// The warpgroup that has the state, from where the state is to where it goes.
 template <class T, int K, bool kOutputs>
-__global__ void __launch_bounds__(kThreads, 1)
-    walk_kernel(const __grid_constant__ DeltaRuleProblem p, const __grid_constant__ TokenMaps maps,
-                const Flag flag, const __grid_constant__ Layout layout, const Part part,
-                const Segment segment, std::byte* workspace) {
-  extern __shared__ __align__(1024) std::byte memory[];
-  Shared<K>& m = *reinterpret_cast<Shared<K>*>(memory);
+__device__ __forceinline__ void walk_state(Shared<K>& m, const DeltaRuleProblem& p,
+                                           const Flag& flag, const Layout& layout, const Part& part,
+                                           std::byte* workspace, const Job& job, const Range& range,
+                                           const Block& block, const InitialState& initial,
+                                           bool last) {
   const Shape& shape = p.shape;
   const Records& records = layout.records;
-  if constexpr (kOutputs) {
-    wait_for_kernel_before();
-  } else {
-    let_next_kernel_in();
-    if (blockIdx.x == 0 && threadIdx.x == 0) wait_for_memory_of_kernel_before();
-  }
-  const Job job = job_of(p, layout, part, segment, flag);
-  if (job.n < 0) return;
-  if (job.n >= p.sequences.count) {
-    if (part.last) zero_columns<T>(p, tail_of(p.sequences), job.head, job.v0);
-    return;
-  }
-  const Range range = range_of(p, part, job.n, flag);
-  if (!range.here) return;
-  const InitialState initial = initial_of(p, job.n, flag);
-  if (initial.skip) {
-    if (range.begins && job.segment == 0) zero_columns<T>(p, range.s, job.head, job.v0);
-    return;
-  }
-  const bool last = job.segment + 1 == layout.segments.count(range.chunks());
-  const Block block{job.walk,
-                    range.s,
-                    static_cast<int>(job.head / (shape.value_heads / shape.heads)),
-                    static_cast<int>(job.head),
-                    job.v0,
-                    range.number,
-                    range.begin + layout.segments.begin(job.segment),
-                    last ? range.end : range.begin + layout.segments.begin(job.segment + 1)};
-  if (threadIdx.x == 0) init_barriers(m);
-  zero_above(m);
-  if (job.walk == Walk::kTransition) zero_values(m);
-  __syncthreads();
-
-  const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarp, 0);
-  if (warp == kStateWarps) return load_tokens<T>(m, p, maps, block);
-  if (warp == kStateWarps + 1) return load_prepared(m, records, part, workspace, block);
-  if (warp == kStateWarps + 2) return store_outputs<T>(m, p, maps, block);
-
   StateColumns<T, K> state{m};
   // Of float32 states [V,K] within a call.
   const auto load_float = [&](const float* head) {
@@ -206,6 +167,63 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
+// Walks without outputs come to run while those of the first segments do: they do not wait for
+// them, but end after them, so that the end of a kernel is the end of all before it.
+template <class T, int K, bool kOutputs>
+__global__ void __launch_bounds__(kThreads, 1)
+    walk_kernel(const __grid_constant__ DeltaRuleProblem p, const __grid_constant__ TokenMaps maps,
+                const Flag flag, const __grid_constant__ Layout layout, const Part part,
+                const Segment segment, std::byte* workspace) {
+  extern __shared__ __align__(1024) std::byte memory[];
+  Shared<K>& m = *reinterpret_cast<Shared<K>*>(memory);
+  const Shape& shape = p.shape;
+  if constexpr (kOutputs) {
+    wait_for_kernel_before();
+  } else {
+    let_next_kernel_in();
+    if (blockIdx.x == 0 && threadIdx.x == 0) wait_for_memory_of_kernel_before();
+  }
+  const Job job = job_of(p, layout, part, segment, flag);
+  if (job.n < 0) return;
+  if (job.n >= p.sequences.count) {
+    if (part.last) zero_columns<T>(p, tail_of(p.sequences), job.head, job.v0);
+    return;
+  }
+  const Range range = range_of(p, part, job.n, flag);
+  if (!range.here) return;
+  const InitialState initial = initial_of(p, job.n, flag);
+  if (initial.skip) {
+    if (range.begins && job.segment == 0) zero_columns<T>(p, range.s, job.head, job.v0);
+    return;
+  }
+  const bool last = job.segment + 1 == layout.segments.count(range.chunks());
+  const Block block{job.walk,
+                    range.s,
+                    static_cast<int>(job.head / (shape.value_heads / shape.heads)),
+                    static_cast<int>(job.head),
+                    job.v0,
+                    range.number,
+                    range.begin + layout.segments.begin(job.segment),
+                    last ? range.end : range.begin + layout.segments.begin(job.segment + 1)};
+  if (threadIdx.x == 0) init_barriers(m);
+  zero_above(m);
+  if (job.walk == Walk::kTransition) zero_values(m);
+  sync_cluster();
+
+  const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarp, 0);
+  if (warp == kStateWarps) {
+    load_tokens<T>(m, p, maps, block);
+  } else if (warp == kStateWarps + 1) {
+    load_prepared(m, layout.records, part, workspace, block);
+  } else if (warp == kStateWarps + 2) {
+    store_outputs<T>(m, p, maps, block);
+  } else {
+    walk_state<T, K, kOutputs>(m, p, flag, layout, part, workspace, job, range, block, initial,
+                               last);
+  }
+  sync_cluster();  // no block ends while another may still write to it
+}
+
 }  // namespace
 
 TokenMaps token_maps(const DeltaRuleProblem& problem) {
@@ -229,11 +247,14 @@ Status walk(const DeltaRuleProblem& problem, const TokenMaps& maps, const Layout
   const int64_t sequences = shape.sequences + (problem.sequences.cu_seqlens.given() ? 1 : 0);
   const int64_t blocks = (segment == Segment::kFirst ? sequences : layout.boundaries.count) *
                          shape.value_heads * blocks_of_state(shape, segment);
+  // The blocks of a value head's columns, or of its transition's rows.
+  const bool pairs = shape.V == 2 * kColumns && (segment != Segment::kBefore || shape.K == shape.V);
+  const int cluster = pairs ? 2 : 1;
   const auto run = [&](auto element, auto k, auto outputs) {
     constexpr int K = decltype(k)::value;
     return launch(&walk_kernel<decltype(element), K, decltype(outputs)::value>,
-                  {blocks, kThreads, sizeof(Shared<K>), stream.stream, true}, problem, maps,
-                  Flag{stream.out_of_range}, layout, part, segment, workspace);
+                  {blocks, kThreads, sizeof(Shared<K>), stream.stream, true, cluster}, problem,
+                  maps, Flag{stream.out_of_range}, layout, part, segment, workspace);
   };
   const auto with_k = [&](auto element, auto outputs) {
     return shape.K == 64 ? run(element, std::integral_constant<int, 64>(), outputs)

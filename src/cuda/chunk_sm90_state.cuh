@@ -79,6 +79,7 @@ struct StateColumns {
   float out_unit = 1;             // what O is to be times
   uint32_t a[kChunk / 4];         // X, then V_new, packed
   uint32_t decayed[kChunk / 4];   // d o V_new, packed
+  int blocks = cluster_size();    // that wait for this one's warps before they load anew
   TokenCursor tokens_at;
   PreparedCursor prepared_at;
   Cursor<Shared<K>::kOutStages> out_at;
@@ -149,6 +150,11 @@ struct StateColumns {
       most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, 1));
       largest[r] = fmaxf(most, __shfl_xor_sync(kAllLanes, most, 2));
     }
+  }
+
+  // A stage, to the loading warps of all blocks of the cluster.
+  __device__ __forceinline__ void give_back(const uint64_t& empty) const {
+    if (lane < blocks) arrive_at(shared_address(&empty), lane);
   }
 
   // ---- Products
@@ -355,7 +361,7 @@ struct StateColumns {
       wait_wgmma<0>();
       pin(out);
     }
-    if (lane == 0) arrive(shared_address(&m.tokens_empty[tokens_at.stage]));
+    give_back(m.tokens_empty[tokens_at.stage]);
     tokens_at.advance();
   }
 
@@ -408,7 +414,7 @@ struct StateColumns {
     for (float& s : S) s *= state_unit;
   }
   __device__ void give_back_prepared() {
-    if (lane == 0) arrive(shared_address(&m.prepared_empty[prepared_at.stage]));
+    give_back(m.prepared_empty[prepared_at.stage]);
     prepared_at.advance();
   }
   // Once the output is: packed, and the prepared matrices are free.

@@ -41,6 +41,34 @@ __device__ __forceinline__ void wait_barrier(uint32_t barrier, uint32_t parity) 
       "r"(parity)
       : "memory");
 }
+// --- Clusters: blocks that run at the same time and reach each other's shared memory.
+
+__device__ __forceinline__ int cluster_rank() {
+  uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return static_cast<int>(rank);
+}
+__device__ __forceinline__ int cluster_size() {
+  uint32_t size;
+  asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
+  return static_cast<int>(size);
+}
+// All threads of all blocks; what was written before is seen after.
+__device__ __forceinline__ void sync_cluster() {
+  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+}
+// At the barrier that a block of the cluster has where this block has `barrier`.
+__device__ __forceinline__ void arrive_at(uint32_t barrier, int rank) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %0, %1;\n"
+      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n"
+      "}" ::"r"(barrier),
+      "r"(rank)
+      : "memory");
+}
+
 // Threads of some warps, by the number of one of the 16 hardware barriers; 0 is __syncthreads'.
 template <int kThreads>
 __device__ __forceinline__ void sync_threads(int number) {
@@ -60,6 +88,15 @@ __device__ __forceinline__ void copy_bulk_in(uint32_t to, const void* from, int 
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
           "r"(to),
       "l"(from), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+// To the same place in all blocks of the cluster, whose barriers each count the bytes.
+__device__ __forceinline__ void copy_bulk_in_all(uint32_t to, const void* from, int bytes,
+                                                 uint32_t barrier, uint16_t blocks) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
+      "[%0], [%1], %2, [%3], %4;" ::"r"(to),
+      "l"(from), "r"(bytes), "r"(barrier), "h"(blocks)
       : "memory");
 }
 __device__ __forceinline__ void copy_bulk_out(void* to, uint32_t from, int bytes) {
