@@ -208,6 +208,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x == 0) init_barriers(m);
   zero_above(m);
   if (job.walk == Walk::kTransition) zero_values(m);
+  __syncthreads();
   sync_cluster();
 
   const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarp, 0);

@@ -53,17 +53,19 @@ __device__ __forceinline__ int cluster_size() {
   asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
   return static_cast<int>(size);
 }
-// All threads of all blocks; what was written before is seen after.
+// Until all threads of all blocks are here; says nothing about what they wrote.
 __device__ __forceinline__ void sync_cluster() {
-  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.relaxed;\nbarrier.cluster.wait;" ::: "memory");
 }
-// At the barrier that a block of the cluster has where this block has `barrier`.
+// At the barrier that a block of the cluster has where this block has `barrier`. Of what this
+// thread did it orders no more than an arrival in its own block: with the scope of a cluster it
+// would first wait for all that the thread has in flight.
 __device__ __forceinline__ void arrive_at(uint32_t barrier, int rank) {
   asm volatile(
       "{\n"
       ".reg .b32 there;\n"
       "mapa.shared::cluster.u32 there, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
       "}" ::"r"(barrier),
       "r"(rank)
       : "memory");
