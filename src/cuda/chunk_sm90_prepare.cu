@@ -25,43 +25,56 @@ constexpr int kPanelBytes = kChunk * 128;  // 64 columns of k or q, as wgmma wan
 // D_ij is the product of two factors that meet at the first row of i's block: a factor a row and a
 // factor a column in place of an exponential an element.
 struct alignas(16) HeadGates {
-  float2 G[kChunk];   // a sum of two floats, for differences of any two
-  float row[kChunk];  // exp(G_i - G_first)
-  float
-      column[kPlaces * kTile];  // exp(G_first - G_j), j before the rows of block w: from 8 w (w-1)
-  float from_start[kChunk], to_end[kChunk];  // exp(G_i), exp(G_C - G_i)
-  float beta[kChunk];                        // over T_power
-  float decay, T_power;
+  float2 G[kChunk];  // a sum of two floats, for differences of any two
+  // Of block w's rows, from 8 w (w + 1): exp(G_first - G_j) of the columns j before them, then
+  // exp(G_i - G_first) of the rows. The warp of these rows writes and reads them.
+  float factors[(kPlaces + kTiles) * kTile];
+  float beta[kChunk];  // over T_power
+  float sum, T_power;  // sum of g
   // Sums of g rise so far that the products of two factors may not hold: then the exponent of the
   // largest D_ij, rounded up, else 0.
   float rise;
+
+  __device__ __forceinline__ const float* factors_of(int w) const {
+    return factors + 8 * w * (w + 1);
+  }
 };
 
-// T and B of the head in work and P of three heads lie where the rows of k and q were: P leaves
-// while the next is made.
+// Matrices lie where the rows of k and q were. P of three heads, so that one leaves while the next
+// is made, is in the memory of q; T of two by turns, for the same reason: the even ones in that of
+// k, with B of the head in work, the odd ones in that of P.
 constexpr int kPlacesOfP = 3;
+struct SplitMatrix {
+  std::byte high[HeadRecord::kMatrixBytes], low[HeadRecord::kMatrixBytes];
+};
 struct Shared {
   union {
     std::byte rows[4 * kPanelBytes];  // k, then q
     struct {
       union {
         struct {
-          std::byte T_high[HeadRecord::kMatrixBytes], T_low[HeadRecord::kMatrixBytes];
+          SplitMatrix even_T;
           TilePlace B[kPlaces];
         };
         float large_T[kChunk * kChunk];
+        std::byte k_rows[2 * kPanelBytes];
       };
-      std::byte P[kPlacesOfP][HeadRecord::kMatrixBytes];
+      union {
+        std::byte P[kPlacesOfP][HeadRecord::kMatrixBytes];
+        SplitMatrix odd_T;
+      };
     };
   };
   DiagonalPlace diagonal[kTiles];
   float k_norm[kChunk], q_norm[kChunk];  // kn and qn of the record; 0 past the end
-  float k_power[kChunk], k_power_inverse[kChunk];
+  float k_power_inverse[kChunk];
+  uint32_t to_halves[kChunk];                     // ToHalves of k's rows
   uint32_t k_largest[kTiles], q_largest[kTiles];  // bits of |k_i|^2 and |q_i|^2, of the warps
   uint32_t largest[kTiles];                       // bits of |T_ij|
   bool infinite[kTiles];                          // whether T is, in the warps
   HeadGates heads[];
 };
+static_assert(offsetof(Shared, P) == sizeof(Shared::k_rows));
 static_assert(offsetof(Shared, P) + sizeof(Shared::P) <= sizeof(Shared::rows));
 static_assert(offsetof(Shared, heads) % 16 == 0);
 
@@ -124,14 +137,20 @@ struct LaneGates {
   GateBits bits[2];
   bool valid[2];
 
+  // rows: of the chunk that exist.
   __device__ __forceinline__ void load(const GateInputs& gates, const Sequence& s, int64_t t0,
-                                       int64_t head, int lane) {
+                                       int rows, int64_t head, int lane) {
+    const TokenTensor& decay = decay_input(gates);
+    const TokenTensor& strength = strength_input(gates);
+    const std::byte* decay_at = decay.at(s, t0 + 2 * lane, head);
+    const std::byte* strength_at = strength.at(s, t0 + 2 * lane, head);
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
-      const int64_t t = t0 + 2 * lane + e;
-      valid[e] = t < s.length;
+      valid[e] = 2 * lane + e < rows;
       bits[e] = {};
-      if (valid[e]) bits[e] = load_gate_bits(gates, s, t, head);
+      if (valid[e]) bits[e] = load_gate_bits(gates, decay_at, strength_at, head);
+      decay_at += decay.token_stride * size_of(decay.dtype);
+      strength_at += strength.token_stride * size_of(strength.dtype);
     }
   }
 };
@@ -184,15 +203,10 @@ __device__ __forceinline__ void fill_gates(HeadGates& h, const GateInputs& gates
   double before = __shfl_up_sync(kAllLanes, sum, 1);
   if (lane == 0) before = 0;
   const double G[2] = {(before + static_cast<double>(g[0])) * kLog2E, sum * kLog2E};
-  const double end = total * kLog2E;
 
   float rise = 0;
   if (__any_sync(kAllLanes, g[0] > 0 || g[1] > 0)) rise = steep_rise(g, G, lane);
 
-  const auto exponentials = [&](float* to, double sign, double from) {
-    store_pair(to, lane, exp2_finite(static_cast<float>(sign * (G[0] - from))),
-               exp2_finite(static_cast<float>(sign * (G[1] - from))));
-  };
   float high[2], low[2];
 #pragma unroll
   for (int e = 0; e < 2; ++e) {
@@ -200,15 +214,6 @@ __device__ __forceinline__ void fill_gates(HeadGates& h, const GateInputs& gates
     low[e] = static_cast<float>(G[e] - static_cast<double>(high[e]));
   }
   reinterpret_cast<float4*>(h.G)[lane] = {high[0], low[0], high[1], low[1]};
-  exponentials(h.from_start, 1, 0);
-  exponentials(h.to_end, -1, end);
-  constexpr int kLanesPerTile = kTile / 2;
-  exponentials(h.row, 1, __shfl_sync(kAllLanes, G[0], lane / kLanesPerTile * kLanesPerTile));
-#pragma unroll
-  for (int w = 1; w < kTiles; ++w) {
-    const double first = __shfl_sync(kAllLanes, G[0], w * kLanesPerTile);
-    if (lane < w * kLanesPerTile) exponentials(h.column + place_of(w, 0) * kTile, -1, first);
-  }
 
   // Scaled up where all are faint; NaN and infinity count as large.
   const uint32_t largest = __reduce_max_sync(
@@ -219,10 +224,27 @@ __device__ __forceinline__ void fill_gates(HeadGates& h, const GateInputs& gates
   const float inverse = inverse_power(power);
   store_pair(h.beta, lane, beta[0] * inverse, beta[1] * inverse);
   if (lane == 0) {
-    h.decay = fminf(decay_of(static_cast<float>(total)), FLT_MAX);
-    if (!(total == total)) h.decay = static_cast<float>(total);
+    h.sum = static_cast<float>(total);
     h.T_power = power;
     h.rise = rise;
+  }
+}
+
+// exp(G_i - G_j) from sums of two floats.
+__device__ __forceinline__ float decay_exponent(float2 Gi, float Gj_high, float Gj_low) {
+  return __fadd_rn(__fsub_rn(Gi.x, Gj_high), __fsub_rn(Gi.y, Gj_low));
+}
+
+// HeadGates::factors of the rows of warp w, by that warp.
+__device__ __forceinline__ void fill_factors(HeadGates& h, int w, int lane) {
+  const float2 first = h.G[w * kTile];
+#pragma unroll
+  for (int part = 0; part < kChunk / kWarp; ++part) {
+    const int j = part * kWarp + lane;
+    if (j >= (w + 1) * kTile) break;
+    const float2 G = h.G[j];
+    const float d = decay_exponent(first, G.x, G.y);
+    h.factors[8 * w * (w + 1) + j] = exp2_finite(j < w * kTile ? d : -d);
   }
 }
 
@@ -274,12 +296,6 @@ struct LanePlace {
         column(lane % 4 * 2) {}
 };
 
-// exp(G_i - G_j) from sums of two floats, over a power of two; 0 where the mask says so, which is
-// before the exponential.
-__device__ __forceinline__ float decay_exponent(float2 Gi, float Gj_high, float Gj_low) {
-  return __fadd_rn(__fsub_rn(Gi.x, Gj_high), __fsub_rn(Gi.y, Gj_low));
-}
-
 // D_ij kn_j of the lane's elements in the block on the diagonal: of its upper left, lower left and
 // lower right 8 x 8 parts.
 template <int W>
@@ -311,7 +327,7 @@ __device__ __forceinline__ float2 column_factor(const Shared& m, const HeadGates
                                                 const LanePlace& at) {
   const int j = 8 * n + at.column;
   const float2 norm = *reinterpret_cast<const float2*>(m.k_norm + j);
-  const float2 f = *reinterpret_cast<const float2*>(h.column + place_of(W, 0) * kTile + j);
+  const float2 f = *reinterpret_cast<const float2*>(h.factors_of(W) + j);
   return {f.x * norm.x, f.y * norm.y};
 }
 
@@ -327,7 +343,7 @@ template <int W>
 __device__ __forceinline__ void make_P(const float (&qk)[32], const Shared& m, const HeadGates& h,
                                        float scale, uint32_t matrix, const LanePlace& at) {
   const float q0 = scale * m.q_norm[at.i0], q1 = scale * m.q_norm[at.i1];
-  const float row0 = q0 * h.row[at.i0], row1 = q1 * h.row[at.i1];
+  const float row0 = q0 * h.factors_of(W)[at.i0], row1 = q1 * h.factors_of(W)[at.i1];
 #pragma unroll
   for (int tile = 0; tile < W; ++tile) {
     uint32_t P[4];
@@ -354,7 +370,7 @@ template <int W>
 __device__ __forceinline__ SplitPair make_system(const float (&kk)[32], Shared& m,
                                                  const HeadGates& h, const LanePlace& at) {
   const float k0 = h.T_power * m.k_norm[at.i0], k1 = h.T_power * m.k_norm[at.i1];
-  const float row0 = k0 * h.row[at.i0], row1 = k1 * h.row[at.i1];
+  const float row0 = k0 * h.factors_of(W)[at.i0], row1 = k1 * h.factors_of(W)[at.i1];
 #pragma unroll
   for (int tile = 0; tile < W; ++tile) {
     SplitTile B;
@@ -378,17 +394,13 @@ __device__ __forceinline__ SplitPair make_system(const float (&kk)[32], Shared& 
   return split(x[2] * d.corner[0] * k1, x[3] * d.corner[1] * k1);
 }
 
-// The warp's part of T; all warps come here together.
+// The warp's part of T, to shared memory; all warps come here together.
 template <int W>
 __device__ __forceinline__ void make_T(const float (&kk)[32], Shared& m, const HeadGates& h,
-                                       bool first_head, const LanePlace& at) {
+                                       uint32_t T_high, const LanePlace& at) {
+  const uint32_t T_low = T_high + HeadRecord::kMatrixBytes;
   const SplitPair below = make_system<W>(kk, m, h, at);
   const SplitTile diagonal = invert_diagonal(m.diagonal[W], h.beta + W * kTile, below, at.lane);
-  if (!first_head) {  // the copy of the matrices before has to have been read
-    if (threadIdx.x == 0) wait_bulk_read<0>();
-    __syncthreads();
-  }
-  const uint32_t T_high = shared_address(m.T_high), T_low = shared_address(m.T_low);
   store_transposed(diagonal, T_high, T_low, W, W, at.lane);
   FiniteCheck check;
   check.add(diagonal);
@@ -398,18 +410,27 @@ __device__ __forceinline__ void make_T(const float (&kk)[32], Shared& m, const H
   if (at.lane == 0) m.infinite[W] = infinite;
 }
 
+// A thread has a token and some of its factors; the first two warps the decay as well.
 __device__ __forceinline__ void store_vectors(const Shared& m, const HeadGates& h, float scale,
                                               float P_power, RecordVectors* record) {
-  const int i = static_cast<int>(threadIdx.x);
-  const float growth = exp2_quick(h.rise), inverse = inverse_power(growth);
-  if (i < kChunk) {
-    const float kn = m.k_norm[i];
-    record->residual[i] = h.from_start[i] * kn;
-    record->output[i] = scale * h.from_start[i] * m.q_norm[i];
-    record->update[i] = h.to_end[i] * inverse * kn * m.k_power_inverse[i];
+  const int i = static_cast<int>(threadIdx.x) % kChunk;
+  const uint32_t rise = static_cast<uint32_t>(h.rise) << 23;
+  const float inverse = __uint_as_float(0x3f800000u - rise);
+  const float2 G = h.G[i];
+  if (threadIdx.x >= kChunk) {
+    const float2 end = h.G[kChunk - 1];
+    const float to_end = exp2_finite(decay_exponent(end, G.x, G.y));
+    record->update[i] = to_end * inverse * m.k_norm[i] * m.k_power_inverse[i];
+    return;
   }
-  if (i == kChunk) {
-    record->decay = h.decay * inverse;
+  const float from_start = exp2_finite(G.x);
+  record->residual[i] = from_start * m.k_norm[i];
+  record->output[i] = scale * from_start * m.q_norm[i];
+  if (i == 0) {
+    const float growth = __uint_as_float(0x3f800000u + rise);
+    float decay = decay_of(h.sum);
+    if (decay > FLT_MAX) decay = FLT_MAX;  // NaN passes
+    record->decay = decay * inverse;
     record->P_power = P_power * growth;
     record->growth = growth;
   }
@@ -510,13 +531,13 @@ template <class T>
 struct ToHalves {
   uint32_t by;
 
-  __device__ __forceinline__ explicit ToHalves(float power) {
+  static __device__ __forceinline__ ToHalves of(float power) {
     if constexpr (std::is_same_v<T, __half>) {
-      by = pack_halves(power, power);
+      return {pack_halves(power, power)};
     } else {
       constexpr int kBias = 127 - 15;
       const int exponent = static_cast<int>(__float_as_uint(power) >> 23) - 127;
-      by = static_cast<uint32_t>((exponent - kBias) * 128 & 0xffff) * 0x10001u;
+      return {static_cast<uint32_t>((exponent - kBias) * 128 & 0xffff) * 0x10001u};
     }
   }
   // bfloat16 is float16 with another bias and three digits fewer: a sum of integers and a shift.
@@ -535,14 +556,21 @@ struct ToHalves {
 // A piece of 16 bytes lies in the record where it lies in shared memory.
 template <class T, int K>
 __device__ __forceinline__ void store_keys(const Shared& m, KeyRecord<K>* record) {
-  constexpr int kPieces = kChunk * K / 8;
+  constexpr int kPieces = kChunk * 8;  // of a panel
+  constexpr int kAtOnce = kPieces / kThreads;
+  const int thread = static_cast<int>(threadIdx.x);
+  ToHalves<T> to_halves[kAtOnce];
 #pragma unroll
-  for (int i = 0; i < kPieces / kThreads; ++i) {
-    const int piece = i * kThreads + static_cast<int>(threadIdx.x);
-    const ToHalves<T> to_halves(m.k_power[piece / 8 % kChunk]);
+  for (int i = 0; i < kAtOnce; ++i) {
+    to_halves[i].by = m.to_halves[i * (kThreads / 8) + thread / 8];
+  }
+#pragma unroll
+  for (int i = 0; i < K / 64 * kAtOnce; ++i) {
+    const ToHalves<T>& convert = to_halves[i % kAtOnce];
+    const int piece = i * kThreads + thread;
     const uint4 x = reinterpret_cast<const uint4*>(m.rows)[piece];
-    reinterpret_cast<uint4*>(record->k)[piece] = {to_halves(x.x), to_halves(x.y), to_halves(x.z),
-                                                  to_halves(x.w)};
+    reinterpret_cast<uint4*>(record->k)[piece] = {convert(x.x), convert(x.y), convert(x.z),
+                                                  convert(x.w)};
   }
 }
 
@@ -559,17 +587,20 @@ __device__ __forceinline__ float largest_of(const uint32_t (&bits)[kTiles]) {
 }
 
 // Norms and powers of the rows, from the diagonals of k k^T and q q^T.
+template <class T>
 __device__ __forceinline__ void store_norms(Shared& m, const DeltaRuleProblem& p, float2 k_square,
                                             float2 q_square, int rows, const LanePlace& at) {
   const bool owner = has_diagonal(at.lane);
-  const auto bits = [&](float2 square) {
-    const uint32_t largest = max(__float_as_uint(square.x), __float_as_uint(square.y));
-    return __reduce_max_sync(kAllLanes, owner ? largest : 0);
-  };
-  const uint32_t k_largest = bits(k_square), q_largest = bits(q_square);
-  if (at.lane == 0) {
-    m.k_largest[at.warp] = k_largest;
-    m.q_largest[at.warp] = q_largest;
+  if (!p.use_qk_l2norm) {  // else P is within what float16 holds
+    const auto largest = [&](float2 square) {
+      const uint32_t bits = max(__float_as_uint(square.x), __float_as_uint(square.y));
+      return __reduce_max_sync(kAllLanes, owner ? bits : 0);
+    };
+    const uint32_t k_largest = largest(k_square), q_largest = largest(q_square);
+    if (at.lane == 0) {
+      m.k_largest[at.warp] = k_largest;
+      m.q_largest[at.warp] = q_largest;
+    }
   }
   if (!owner) return;
   const auto norm = [&](bool exists, float square) {
@@ -580,8 +611,8 @@ __device__ __forceinline__ void store_norms(Shared& m, const DeltaRuleProblem& p
     const float power = row_power(k2);
     m.k_norm[i] = norm(i < rows, k2);
     m.q_norm[i] = norm(i < rows, q2);
-    m.k_power[i] = power;
     m.k_power_inverse[i] = inverse_power(power);
+    m.to_halves[i] = ToHalves<T>::of(power).by;
   };
   store(at.i0, k_square.x, q_square.x);
   store(at.i1, k_square.y, q_square.y);
@@ -611,7 +642,7 @@ __device__ __forceinline__ void prepare_block(Shared& m, const DeltaRuleProblem&
   const LanePlace at;
   const uint32_t k_rows = shared_address(m.rows), q_rows = k_rows + K / 64 * kPanelBytes;
   LaneGates gates;
-  if (at.warp < count) gates.load(p.gates, s, t0, first_head + at.warp, at.lane);
+  if (at.warp < count) gates.load(p.gates, s, t0, rows, first_head + at.warp, at.lane);
   const RowLoader<T, K> loader{s, t0, head, rows};
   loader.start(p.k, k_rows);
   loader.start(p.q, q_rows);
@@ -626,6 +657,10 @@ __device__ __forceinline__ void prepare_block(Shared& m, const DeltaRuleProblem&
   multiply_rows<T, K>(qk, q_rows, q_rows);  // for its diagonal alone
   multiply_rows<T, K>(kk, k_rows, k_rows);
   commit_wgmma();
+#pragma unroll
+  for (int i = 0; i < kTiles; ++i) {
+    if (i < count) fill_factors(m.heads[i], at.warp, at.lane);
+  }
   wait_wgmma<0>();
   pin(qk);
   pin(kk);
@@ -633,15 +668,14 @@ __device__ __forceinline__ void prepare_block(Shared& m, const DeltaRuleProblem&
   fence_wgmma();
   multiply_rows<T, K>(qk, q_rows, k_rows);
   commit_wgmma();
-  store_norms(m, p, diagonal_of(kk, at.warp, at.lane), q_square, rows, at);
+  store_norms<T>(m, p, diagonal_of(kk, at.warp, at.lane), q_square, rows, at);
   wait_wgmma<0>();
   pin(qk);
-  __syncthreads();
+  __syncthreads();  // P may now lie where q was
+
   if (first_head == head * group) {
     store_keys<T, K>(m, places.template keys<K>(workspace, part, number, head));
   }
-  __syncthreads();  // the rows' memory is now that of the matrices
-
   HeadRecord* records = places.head(workspace, part, number, first_head);
   const float P_power = p.use_qk_l2norm
                             ? power_of_P(p.scale, 1, 1)
@@ -686,36 +720,38 @@ __device__ __forceinline__ void prepare_block(Shared& m, const DeltaRuleProblem&
     store_vectors(m, h, p.scale, P_power, &records[i].vectors);
   }
 
+  __syncthreads();  // T and B may now lie where k was
 #pragma unroll 1
   for (int i = 0; i < count; ++i) {
     const HeadGates& h = m.heads[i];
-    const bool first = i == 0;
+    const uint32_t T = shared_address(i % 2 == 0 ? &m.even_T : &m.odd_T);
     switch (at.warp) {
       case 0:
-        make_T<0>(kk, m, h, first, at);
+        make_T<0>(kk, m, h, T, at);
         break;
       case 1:
-        make_T<1>(kk, m, h, first, at);
+        make_T<1>(kk, m, h, T, at);
         break;
       case 2:
-        make_T<2>(kk, m, h, first, at);
+        make_T<2>(kk, m, h, T, at);
         break;
       default:
-        make_T<3>(kk, m, h, first, at);
+        make_T<3>(kk, m, h, T, at);
     }
     fence_async_proxy();
+    if (at.lane == 0) wait_bulk_read<0>();  // P, or T of the head before, where the next T will lie
     __syncthreads();
     HeadRecord* record = records + i;
     float power = h.T_power;
     if (h.rise > 0 || m.infinite[0] || m.infinite[1] || m.infinite[2] || m.infinite[3]) {
       power *= make_large_T(kk, m, h, at, record);
     } else if (threadIdx.x == 0) {
-      copy_bulk_out(record->T_high, shared_address(m.T_high), 2 * HeadRecord::kMatrixBytes);
+      copy_bulk_out(record->T_high, T, sizeof(SplitMatrix));
       commit_bulk();
     }
     if (threadIdx.x == 0) record->vectors.T_power = power;
   }
-  if (at.lane == 0) wait_bulk<0>();
+  if (at.lane == 0) wait_bulk_read<0>();  // shared memory is the next block's
 }
 
 template <class T, int K, int kBlocksPerMultiprocessor>
