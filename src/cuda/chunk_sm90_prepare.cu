@@ -294,6 +294,15 @@ struct LanePlace {
         i0(warp * kTile + lane / 4),
         i1(i0 + 8),
         column(lane % 4 * 2) {}
+  // The same, not known to be: else the compiler keeps the addresses of all places through loops.
+  __device__ __forceinline__ LanePlace again() const {
+    LanePlace at = *this;
+    asm volatile("" : "+r"(at.lane));
+    at.i0 = at.warp * kTile + at.lane / 4;
+    at.i1 = at.i0 + 8;
+    at.column = at.lane % 4 * 2;
+    return at;
+  }
 };
 
 // D_ij kn_j of the lane's elements in the block on the diagonal: of its upper left, lower left and
@@ -639,15 +648,15 @@ __device__ __forceinline__ void prepare_block(Shared& m, const DeltaRuleProblem&
   if (t0 >= s.length) return;
   const int rows = static_cast<int>(min(s.length - t0, static_cast<int64_t>(kChunk)));
 
-  const LanePlace at;
+  const LanePlace here;
   const uint32_t k_rows = shared_address(m.rows), q_rows = k_rows + K / 64 * kPanelBytes;
   LaneGates gates;
-  if (at.warp < count) gates.load(p.gates, s, t0, rows, first_head + at.warp, at.lane);
+  if (here.warp < count) gates.load(p.gates, s, t0, rows, first_head + here.warp, here.lane);
   const RowLoader<T, K> loader{s, t0, head, rows};
   loader.start(p.k, k_rows);
   loader.start(p.q, q_rows);
   commit_copies();
-  if (at.warp < count) fill_gates(m.heads[at.warp], p.gates, gates, at.lane);
+  if (here.warp < count) fill_gates(m.heads[here.warp], p.gates, gates, here.lane);
   wait_for_copies<0>();
   fence_async_proxy();
   __syncthreads();
@@ -659,16 +668,16 @@ __device__ __forceinline__ void prepare_block(Shared& m, const DeltaRuleProblem&
   commit_wgmma();
 #pragma unroll
   for (int i = 0; i < kTiles; ++i) {
-    if (i < count) fill_factors(m.heads[i], at.warp, at.lane);
+    if (i < count) fill_factors(m.heads[i], here.warp, here.lane);
   }
   wait_wgmma<0>();
   pin(qk);
   pin(kk);
-  const float2 q_square = diagonal_of(qk, at.warp, at.lane);
+  const float2 q_square = diagonal_of(qk, here.warp, here.lane);
   fence_wgmma();
   multiply_rows<T, K>(qk, q_rows, k_rows);
   commit_wgmma();
-  store_norms<T>(m, p, diagonal_of(kk, at.warp, at.lane), q_square, rows, at);
+  store_norms<T>(m, p, diagonal_of(kk, here.warp, here.lane), q_square, rows, here);
   wait_wgmma<0>();
   pin(qk);
   __syncthreads();  // P may now lie where q was
@@ -684,6 +693,7 @@ __device__ __forceinline__ void prepare_block(Shared& m, const DeltaRuleProblem&
   // P of all heads, a warp its rows by itself.
 #pragma unroll 1
   for (int i = 0; i < count; ++i) {
+    const LanePlace at = here.again();
     const HeadGates& h = m.heads[i];
     std::byte* matrix = m.P[i % kPlacesOfP];
     const uint32_t address = shared_address(matrix);
@@ -723,20 +733,21 @@ __device__ __forceinline__ void prepare_block(Shared& m, const DeltaRuleProblem&
   __syncthreads();  // T and B may now lie where k was
 #pragma unroll 1
   for (int i = 0; i < count; ++i) {
+    const LanePlace at = here.again();
     const HeadGates& h = m.heads[i];
-    const uint32_t T = shared_address(i % 2 == 0 ? &m.even_T : &m.odd_T);
+    const uint32_t T_high = shared_address(i % 2 == 0 ? &m.even_T : &m.odd_T);
     switch (at.warp) {
       case 0:
-        make_T<0>(kk, m, h, T, at);
+        make_T<0>(kk, m, h, T_high, at);
         break;
       case 1:
-        make_T<1>(kk, m, h, T, at);
+        make_T<1>(kk, m, h, T_high, at);
         break;
       case 2:
-        make_T<2>(kk, m, h, T, at);
+        make_T<2>(kk, m, h, T_high, at);
         break;
       default:
-        make_T<3>(kk, m, h, T, at);
+        make_T<3>(kk, m, h, T_high, at);
     }
     fence_async_proxy();
     if (at.lane == 0) wait_bulk_read<0>();  // P, or T of the head before, where the next T will lie
@@ -746,12 +757,12 @@ __device__ __forceinline__ void prepare_block(Shared& m, const DeltaRuleProblem&
     if (h.rise > 0 || m.infinite[0] || m.infinite[1] || m.infinite[2] || m.infinite[3]) {
       power *= make_large_T(kk, m, h, at, record);
     } else if (threadIdx.x == 0) {
-      copy_bulk_out(record->T_high, T, sizeof(SplitMatrix));
+      copy_bulk_out(record->T_high, T_high, sizeof(SplitMatrix));
       commit_bulk();
     }
     if (threadIdx.x == 0) record->vectors.T_power = power;
   }
-  if (at.lane == 0) wait_bulk_read<0>();  // shared memory is the next block's
+  if (here.lane == 0) wait_bulk_read<0>();  // shared memory is the next block's
 }
 
 template <class T, int K, int kBlocksPerMultiprocessor>
