@@ -172,6 +172,16 @@ __device__ __forceinline__ void store_transposed(const SplitTile& x, uint32_t T_
   store_matrices_transposed(T_low + at, x.low[0], x.low[1], x.low[2], x.low[3]);
 }
 
+__device__ __forceinline__ SplitTile load_transposed(uint32_t T_high, uint32_t T_low, int row_tile,
+                                                     int column_tile, int lane) {
+  const uint32_t at = HeadRecord::tile_offset(row_tile, column_tile) +
+                      HeadRecord::in_tile(lane / 16 * 8 + lane % 8, lane / 8 % 2 * 8);
+  SplitTile x;
+  load_matrices_transposed(T_high + at, x.high);
+  load_matrices_transposed(T_low + at, x.low);
+  return x;
+}
+
 // The blocks of column `kColumn` below the diagonal, which is given as invert_diagonal made it;
 // those of the other columns are in the record. Stores them there.
 template <int kColumn>

@@ -40,30 +40,23 @@ struct alignas(16) HeadGates {
   }
 };
 
-// Matrices lie where the rows of k and q were. P of three heads, so that one leaves while the next
-// is made, is in the memory of q; T of two by turns, for the same reason: the even ones in that of
-// k, with B of the head in work, the odd ones in that of P.
-constexpr int kPlacesOfP = 3;
-struct SplitMatrix {
-  std::byte high[HeadRecord::kMatrixBytes], low[HeadRecord::kMatrixBytes];
+// A value head's T and B.
+struct SystemPlace {
+  std::byte T_high[HeadRecord::kMatrixBytes], T_low[HeadRecord::kMatrixBytes];
+  TilePlace B[kPlaces];
 };
+// Matrices lie where the rows of k and q were: P of three heads, so that one leaves while the next
+// is made, then the systems of two.
+constexpr int kPlacesOfP = 3, kPair = 2;
 struct Shared {
   union {
     std::byte rows[4 * kPanelBytes];  // k, then q
     struct {
-      union {
-        struct {
-          SplitMatrix even_T;
-          TilePlace B[kPlaces];
-        };
-        float large_T[kChunk * kChunk];
-        std::byte k_rows[2 * kPanelBytes];
-      };
-      union {
-        std::byte P[kPlacesOfP][HeadRecord::kMatrixBytes];
-        SplitMatrix odd_T;
-      };
+      std::byte k_rows[2 * kPanelBytes];
+      std::byte P[kPlacesOfP][HeadRecord::kMatrixBytes];
     };
+    SystemPlace systems[kPair];
+    float large_T[kChunk * kChunk];
   };
   DiagonalPlace diagonal[kTiles];
   float k_norm[kChunk], q_norm[kChunk];  // kn and qn of the record; 0 past the end
@@ -71,11 +64,11 @@ struct Shared {
   uint32_t to_halves[kChunk];                     // ToHalves of k's rows
   uint32_t k_largest[kTiles], q_largest[kTiles];  // bits of |k_i|^2 and |q_i|^2, of the warps
   uint32_t largest[kTiles];                       // bits of |T_ij|
-  bool infinite[kTiles];                          // whether T is, in the warps
+  bool infinite[kPair][kTiles];                   // whether T is, in the columns of blocks
   HeadGates heads[];
 };
-static_assert(offsetof(Shared, P) == sizeof(Shared::k_rows));
 static_assert(offsetof(Shared, P) + sizeof(Shared::P) <= sizeof(Shared::rows));
+static_assert(sizeof(Shared::systems) <= sizeof(Shared::rows));
 static_assert(offsetof(Shared, heads) % 16 == 0);
 
 __device__ __forceinline__ float exp2_quick(float x) {
@@ -373,11 +366,12 @@ __device__ __forceinline__ void make_P(const float (&qk)[32], const Shared& m, c
   store_P(P, matrix, W, W, at.lane);
 }
 
-// Of B and diag(beta) B rows 16 W to 16 W + 15: blocks left of the diagonal to m.B, the 8 x 8 parts
-// on it to m.diagonal, the one between these to the result.
+// Of B and diag(beta) B rows 16 W to 16 W + 15: blocks left of the diagonal to `blocks`, the
+// 8 x 8 parts on it to m.diagonal, the one between these to the result.
 template <int W>
 __device__ __forceinline__ SplitPair make_system(const float (&kk)[32], Shared& m,
-                                                 const HeadGates& h, const LanePlace& at) {
+                                                 const HeadGates& h, TilePlace* blocks,
+                                                 const LanePlace& at) {
   const float k0 = h.T_power * m.k_norm[at.i0], k1 = h.T_power * m.k_norm[at.i1];
   const float row0 = k0 * h.factors_of(W)[at.i0], row1 = k1 * h.factors_of(W)[at.i1];
 #pragma unroll
@@ -390,7 +384,7 @@ __device__ __forceinline__ SplitPair make_system(const float (&kk)[32], Shared& 
       B.set(2 * half, split(kk[4 * n] * f.x * row0, kk[4 * n + 1] * f.y * row0));
       B.set(2 * half + 1, split(kk[4 * n + 2] * f.x * row1, kk[4 * n + 3] * f.y * row1));
     }
-    m.B[place_of(W, tile)].store(B, at.lane);
+    blocks[place_of(W, tile)].store(B, at.lane);
   }
   const DiagonalDecay<W> d(m, h, at);
   const float* x = kk + 8 * W;
@@ -403,20 +397,50 @@ __device__ __forceinline__ SplitPair make_system(const float (&kk)[32], Shared& 
   return split(x[2] * d.corner[0] * k1, x[3] * d.corner[1] * k1);
 }
 
-// The warp's part of T, to shared memory; all warps come here together.
+// The warp's rows of the systems of some value heads, and their diagonal blocks of T.
 template <int W>
-__device__ __forceinline__ void make_T(const float (&kk)[32], Shared& m, const HeadGates& h,
-                                       uint32_t T_high, const LanePlace& at) {
-  const uint32_t T_low = T_high + HeadRecord::kMatrixBytes;
-  const SplitPair below = make_system<W>(kk, m, h, at);
-  const SplitTile diagonal = invert_diagonal(m.diagonal[W], h.beta + W * kTile, below, at.lane);
-  store_transposed(diagonal, T_high, T_low, W, W, at.lane);
-  FiniteCheck check;
-  check.add(diagonal);
-  __syncthreads();
-  if constexpr (W + 1 < kTiles) solve_column<W>(diagonal, m.B, T_high, T_low, &check, at.lane);
-  const bool infinite = check.failed();
-  if (at.lane == 0) m.infinite[W] = infinite;
+__device__ __forceinline__ void make_systems(const float (&kk)[32], Shared& m,
+                                             const HeadGates* heads, int count,
+                                             const LanePlace& here) {
+#pragma unroll 1
+  for (int i = 0; i < count; ++i) {
+    const LanePlace at = here.again();
+    SystemPlace& place = m.systems[i];
+    const SplitPair below = make_system<W>(kk, m, heads[i], place.B, at);
+    const SplitTile diagonal =
+        invert_diagonal(m.diagonal[W], heads[i].beta + W * kTile, below, at.lane);
+    store_transposed(diagonal, shared_address(place.T_high), shared_address(place.T_low), W, W,
+                     at.lane);
+  }
+}
+
+// The blocks of T below the diagonal of some value heads. A warp has a column of each, a long one
+// of one head and a short one of the next.
+__device__ __forceinline__ void solve_systems(Shared& m, int count, int warp, int lane) {
+#pragma unroll 1
+  for (int i = 0; i < count; ++i) {
+    const int column = i % 2 == 0 ? warp : kTiles - 1 - warp;
+    const SystemPlace& place = m.systems[i];
+    const uint32_t T_high = shared_address(place.T_high), T_low = shared_address(place.T_low);
+    const SplitTile diagonal = load_transposed(T_high, T_low, column, column, lane);
+    FiniteCheck check;
+    check.add(diagonal);
+    switch (column) {
+      case 0:
+        solve_column<0>(diagonal, place.B, T_high, T_low, &check, lane);
+        break;
+      case 1:
+        solve_column<1>(diagonal, place.B, T_high, T_low, &check, lane);
+        break;
+      case 2:
+        solve_column<2>(diagonal, place.B, T_high, T_low, &check, lane);
+        break;
+      default:
+        break;
+    }
+    const bool infinite = check.failed();
+    if (lane == 0) m.infinite[i][column] = infinite;
+  }
 }
 
 // A thread has a token and some of its factors; the first two warps the decay as well.
@@ -495,6 +519,8 @@ __device__ __forceinline__ uint32_t block_largest(Shared& m, uint32_t bits) {
 __device__ __forceinline__ float make_large_T(const float (&kk)[32], Shared& m, const HeadGates& h,
                                               const LanePlace& at, HeadRecord* record) {
   float(&T)[kChunk * kChunk] = m.large_T;
+  if (threadIdx.x == 0) wait_bulk_read<0>();  // T of the head before lies there
+  __syncthreads();
   for_each_decay(h, at, 0, [&](int e, int i, int j, float decay) {
     T[i * kChunk + j] = kk[e] * (decay * m.k_norm[j]) * (h.T_power * m.k_norm[i]) * h.beta[i];
   });
@@ -529,7 +555,6 @@ __device__ __forceinline__ float make_large_T(const float (&kk)[32], Shared& m, 
     *reinterpret_cast<uint16_t*>(record->T_high + byte) = static_cast<uint16_t>(x.high);
     *reinterpret_cast<uint16_t*>(record->T_low + byte) = static_cast<uint16_t>(x.low);
   }
-  __syncthreads();  // B of the next head lies there
   return power;
 }
 
@@ -730,37 +755,45 @@ __device__ __forceinline__ void prepare_block(Shared& m, const DeltaRuleProblem&
     store_vectors(m, h, p.scale, P_power, &records[i].vectors);
   }
 
-  __syncthreads();  // T and B may now lie where k was
 #pragma unroll 1
-  for (int i = 0; i < count; ++i) {
-    const LanePlace at = here.again();
-    const HeadGates& h = m.heads[i];
-    const uint32_t T_high = shared_address(i % 2 == 0 ? &m.even_T : &m.odd_T);
-    switch (at.warp) {
+  for (int first = 0; first < count; first += kPair) {
+    const int pair = min(kPair, count - first);
+    const HeadGates* pair_heads = m.heads + first;
+    // Systems may then lie where k was, and matrices that have left.
+    if (here.lane == 0) wait_bulk_read<0>();
+    __syncthreads();
+    switch (here.warp) {
       case 0:
-        make_T<0>(kk, m, h, T_high, at);
+        make_systems<0>(kk, m, pair_heads, pair, here);
         break;
       case 1:
-        make_T<1>(kk, m, h, T_high, at);
+        make_systems<1>(kk, m, pair_heads, pair, here);
         break;
       case 2:
-        make_T<2>(kk, m, h, T_high, at);
+        make_systems<2>(kk, m, pair_heads, pair, here);
         break;
       default:
-        make_T<3>(kk, m, h, T_high, at);
+        make_systems<3>(kk, m, pair_heads, pair, here);
     }
-    fence_async_proxy();
-    if (at.lane == 0) wait_bulk_read<0>();  // P, or T of the head before, where the next T will lie
     __syncthreads();
-    HeadRecord* record = records + i;
-    float power = h.T_power;
-    if (h.rise > 0 || m.infinite[0] || m.infinite[1] || m.infinite[2] || m.infinite[3]) {
-      power *= make_large_T(kk, m, h, at, record);
-    } else if (threadIdx.x == 0) {
-      copy_bulk_out(record->T_high, T_high, sizeof(SplitMatrix));
-      commit_bulk();
+    solve_systems(m, pair, here.warp, here.lane);
+    fence_async_proxy();
+    __syncthreads();
+#pragma unroll 1
+    for (int i = 0; i < pair; ++i) {
+      const HeadGates& h = pair_heads[i];
+      HeadRecord* record = records + first + i;
+      const bool(&infinite)[kTiles] = m.infinite[i];
+      float power = h.T_power;
+      if (h.rise > 0 || infinite[0] || infinite[1] || infinite[2] || infinite[3]) {
+        power *= make_large_T(kk, m, h, here, record);
+      } else if (threadIdx.x == 0) {
+        copy_bulk_out(record->T_high, shared_address(m.systems[i].T_high),
+                      2 * HeadRecord::kMatrixBytes);
+        commit_bulk();
+      }
+      if (threadIdx.x == 0) record->vectors.T_power = power;
     }
-    if (threadIdx.x == 0) record->vectors.T_power = power;
   }
   if (here.lane == 0) wait_bulk_read<0>();  // shared memory is the next block's
 }
