@@ -124,33 +124,38 @@ struct RowLoader {
   }
 };
 
-// --- Gates: a warp a value head, a lane tokens 2 lane and 2 lane + 1.
+// --- Gates. A warp has g of a value head and the same or another one beta, a lane tokens 2 lane and
+// 2 lane + 1.
 
+// Requested; nothing waits for them before they are looked at.
 struct LaneGates {
-  GateBits bits[2];
+  GateBits bits[2] = {};
   bool valid[2];
 
   // rows: of the chunk that exist.
-  __device__ __forceinline__ void load(const GateInputs& gates, const Sequence& s, int64_t t0,
-                                       int rows, int64_t head, int lane) {
-    const TokenTensor& decay = decay_input(gates);
-    const TokenTensor& strength = strength_input(gates);
-    const std::byte* decay_at = decay.at(s, t0 + 2 * lane, head);
-    const std::byte* strength_at = strength.at(s, t0 + 2 * lane, head);
+  __device__ __forceinline__ LaneGates(int rows, int lane)
+      : valid{2 * lane < rows, 2 * lane + 1 < rows} {}
+  __device__ __forceinline__ void load_decay(const GateInputs& gates, const Sequence& s, int64_t t0,
+                                             int64_t head, int lane) {
+    const TokenTensor& input = decay_input(gates);
+    const std::byte* at = input.at(s, t0 + 2 * lane, head);
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
-      valid[e] = 2 * lane + e < rows;
-      bits[e] = {};
-      if (valid[e]) bits[e] = load_gate_bits(gates, decay_at, strength_at, head);
-      decay_at += decay.token_stride * size_of(decay.dtype);
-      strength_at += strength.token_stride * size_of(strength.dtype);
+      if (valid[e]) bits[e] = load_decay_bits(gates, at, head);
+      at += input.token_stride * size_of(input.dtype);
+    }
+  }
+  __device__ __forceinline__ void load_strength(const GateInputs& gates, const Sequence& s,
+                                                int64_t t0, int64_t head, int lane) {
+    const TokenTensor& input = strength_input(gates);
+    const std::byte* at = input.at(s, t0 + 2 * lane, head);
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      if (valid[e]) bits[e].strength = load_strength_bits(gates, at);
+      at += input.token_stride * size_of(input.dtype);
     }
   }
 };
-
-__device__ __forceinline__ void store_pair(float* to, int lane, float a, float b) {
-  reinterpret_cast<float2*>(to)[lane] = {a, b};
-}
 
 // HeadGates::rise.
 __device__ __forceinline__ float steep_rise(const float (&g)[2], const double (&G)[2], int lane) {
@@ -174,17 +179,15 @@ __device__ __forceinline__ float steep_rise(const float (&g)[2], const double (&
   return fmaxf(rise, 1.0f);
 }
 
-__device__ __forceinline__ void fill_gates(HeadGates& h, const GateInputs& gates,
-                                           const LaneGates& loaded, int lane) {
+// Sums of g.
+__device__ __forceinline__ void fill_decays(HeadGates& h, const GateInputs& gates,
+                                            const LaneGates& loaded, int lane) {
   constexpr double kLog2E = 1.4426950408889634;
-  constexpr float kFaint = 1.0f / 1024;  // a beta below loses digits in float16
-  float g[2], beta[2];
+  float g[2];
 #pragma unroll
   for (int e = 0; e < 2; ++e) {
-    Gate gate{0, 0};
-    if (loaded.valid[e]) gate = gate_of(gates, loaded.bits[e]);
-    g[e] = gate.g < kLeastDecay ? kLeastDecay : gate.g;
-    beta[e] = gate.beta;
+    g[e] = loaded.valid[e] ? g_of(gates, loaded.bits[e]) : 0.0f;
+    if (g[e] < kLeastDecay) g[e] = kLeastDecay;
   }
   double sum = static_cast<double>(g[0]) + static_cast<double>(g[1]);
 #pragma unroll
@@ -208,19 +211,29 @@ __device__ __forceinline__ void fill_gates(HeadGates& h, const GateInputs& gates
   }
   reinterpret_cast<float4*>(h.G)[lane] = {high[0], low[0], high[1], low[1]};
 
-  // Scaled up where all are faint; NaN and infinity count as large.
+  if (lane == 0) {
+    h.sum = static_cast<float>(total);
+    h.rise = rise;
+  }
+}
+
+// beta, scaled up where all are faint; NaN and infinity count as large.
+__device__ __forceinline__ void fill_strengths(HeadGates& h, const GateInputs& gates,
+                                               const LaneGates& loaded, int lane) {
+  constexpr float kFaint = 1.0f / 1024;  // a beta below loses digits in float16
+  float beta[2];
+#pragma unroll
+  for (int e = 0; e < 2; ++e) {
+    beta[e] = loaded.valid[e] ? beta_of(gates, loaded.bits[e].strength) : 0.0f;
+  }
   const uint32_t largest = __reduce_max_sync(
       kAllLanes,
       max(__float_as_uint(beta[0]) & 0x7fffffffu, __float_as_uint(beta[1]) & 0x7fffffffu));
   const float power =
       largest < __float_as_uint(kFaint) ? power_of_two(__uint_as_float(largest)) : 1.0f;
   const float inverse = inverse_power(power);
-  store_pair(h.beta, lane, beta[0] * inverse, beta[1] * inverse);
-  if (lane == 0) {
-    h.sum = static_cast<float>(total);
-    h.T_power = power;
-    h.rise = rise;
-  }
+  reinterpret_cast<float2*>(h.beta)[lane] = {beta[0] * inverse, beta[1] * inverse};
+  if (lane == 0) h.T_power = power;
 }
 
 // exp(G_i - G_j) from sums of two floats.
@@ -675,13 +688,19 @@ __device__ __forceinline__ void prepare_block(Shared& m, const DeltaRuleProblem&
 
   const LanePlace here;
   const uint32_t k_rows = shared_address(m.rows), q_rows = k_rows + K / 64 * kPanelBytes;
-  LaneGates gates;
-  if (here.warp < count) gates.load(p.gates, s, t0, rows, first_head + here.warp, here.lane);
+  // The heads, from first_head on, of which the warp has g and beta.
+  const int decay_head = here.warp, strength_head = here.warp - (count <= kTiles / 2 ? kTiles / 2 : 0);
+  const bool has_decay = decay_head < count;
+  const bool has_strength = strength_head >= 0 && strength_head < count;
+  LaneGates gates(rows, here.lane);
+  if (has_decay) gates.load_decay(p.gates, s, t0, first_head + decay_head, here.lane);
+  if (has_strength) gates.load_strength(p.gates, s, t0, first_head + strength_head, here.lane);
   const RowLoader<T, K> loader{s, t0, head, rows};
   loader.start(p.k, k_rows);
   loader.start(p.q, q_rows);
   commit_copies();
-  if (here.warp < count) fill_gates(m.heads[here.warp], p.gates, gates, here.lane);
+  if (has_decay) fill_decays(m.heads[decay_head], p.gates, gates, here.lane);
+  if (has_strength) fill_strengths(m.heads[strength_head], p.gates, gates, here.lane);
   wait_for_copies<0>();
   fence_async_proxy();
   __syncthreads();
