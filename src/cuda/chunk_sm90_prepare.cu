@@ -64,7 +64,8 @@ struct Shared {
   uint32_t to_halves[kChunk];                     // ToHalves of k's rows
   uint32_t k_largest[kTiles], q_largest[kTiles];  // bits of |k_i|^2 and |q_i|^2, of the warps
   uint32_t largest[kTiles];                       // bits of |T_ij|
-  bool infinite[kPair][kTiles];                   // whether T is, in the columns of blocks
+  // Whether T is, in the columns of blocks.
+  alignas(4) bool infinite[kPair][kTiles];
   HeadGates heads[];
 };
 static_assert(offsetof(Shared, P) + sizeof(Shared::P) <= sizeof(Shared::rows));
@@ -81,6 +82,27 @@ __device__ __forceinline__ float exp2_finite(float x) {
   const float e = exp2_quick(x);
   return e > FLT_MAX ? FLT_MAX : e;
 }
+
+// --- Which block has what
+
+// Quotients of numbers below 2^31 by one that the host knows, without a division.
+struct Divisor {
+  uint32_t by, factor, shift;  // factor: 2^shift / by, rounded up
+
+  explicit Divisor(int64_t divisor) : by(static_cast<uint32_t>(divisor)), shift(31) {
+    while (uint64_t{1} << (shift - 31) < by) ++shift;
+    factor = static_cast<uint32_t>(((uint64_t{1} << shift) + by - 1) / by);
+  }
+  __device__ __forceinline__ uint32_t quotient(uint32_t x) const {
+    return static_cast<uint32_t>(uint64_t{x} * factor >> shift);
+  }
+};
+
+// Blocks are numbered by chunk, q/k head, and part of its value heads.
+struct Layout {
+  int heads_at_once, group;  // value heads of a block at most, of a q/k head
+  Divisor parts, heads, chunks_per_row;
+};
 
 // --- Loads
 
@@ -101,9 +123,14 @@ struct RowLoader {
     const int64_t step = x.token_stride * 2 * kStep;
     const uint32_t to = tile + part / 8 * kPanelBytes + swizzled(first, part % 8 * 8);
     if (is_aligned(from, 16) && x.token_stride % 8 == 0) {
+      if (rows == kChunk) {
 #pragma unroll
-      for (int i = 0; i < kChunk / kStep; ++i, from += step) {
-        copy_async(to + i * kStep * 128, from, first + i * kStep < rows ? 16 : 0);
+        for (int i = 0; i < kChunk / kStep; ++i, from += step) copy_async(to + i * kStep * 128, from);
+      } else {
+#pragma unroll 1
+        for (int i = 0; i < kChunk / kStep; ++i, from += step) {
+          copy_async(to + i * kStep * 128, from, first + i * kStep < rows ? 16 : 0);
+        }
       }
     } else {
 #pragma unroll 1
@@ -266,6 +293,19 @@ __device__ __forceinline__ void multiply_rows(float (&d)[32], uint32_t a, uint32
   }
 }
 
+// The code for the four warps is one, lest they compete for the instruction cache: the block on the
+// diagonal, which lies elsewhere in each, is put last, where nothing but the last warp's lies below
+// or on the diagonal.
+constexpr int kDiagonal = 3 * kTile / 2;  // its first register
+__device__ __forceinline__ void put_diagonal_last(float (&x)[32], int warp) {
+#pragma unroll
+  for (int w = 0; w + 1 < kTiles; ++w) {
+#pragma unroll
+    for (int e = 0; e < kTile / 2; ++e) {
+      if (w == warp) x[kDiagonal + e] = x[w * kTile / 2 + e];
+    }
+  }
+}
 // Of the diagonal of x, the elements of rows lane / 4 and 8 further of the warp's 16; right in the
 // lanes of has_diagonal.
 __device__ __forceinline__ bool has_diagonal(int lane) { return lane % 4 == lane / 8; }
@@ -313,13 +353,12 @@ struct LanePlace {
 
 // D_ij kn_j of the lane's elements in the block on the diagonal: of its upper left, lower left and
 // lower right 8 x 8 parts.
-template <int W>
 struct DiagonalDecay {
   float upper[2], corner[2], lower[2];
 
   __device__ __forceinline__ DiagonalDecay(const Shared& m, const HeadGates& h,
                                            const LanePlace& at) {
-    const int j = W * kTile + at.column;
+    const int j = at.warp * kTile + at.column;
     const float4 left = *reinterpret_cast<const float4*>(h.G + j);
     const float4 right = *reinterpret_cast<const float4*>(h.G + j + 8);
     const float2 left_norm = *reinterpret_cast<const float2*>(m.k_norm + j);
@@ -337,12 +376,11 @@ struct DiagonalDecay {
 };
 
 // D_ij kn_j of columns 8 n + ... left of the diagonal, but for the row's factor.
-template <int W>
 __device__ __forceinline__ float2 column_factor(const Shared& m, const HeadGates& h, int n,
                                                 const LanePlace& at) {
   const int j = 8 * n + at.column;
   const float2 norm = *reinterpret_cast<const float2*>(m.k_norm + j);
-  const float2 f = *reinterpret_cast<const float2*>(h.factors_of(W) + j);
+  const float2 f = *reinterpret_cast<const float2*>(h.factors_of(at.warp) + j);
   return {f.x * norm.x, f.y * norm.y};
 }
 
@@ -353,56 +391,56 @@ __device__ __forceinline__ void store_P(const uint32_t (&P)[4], uint32_t matrix,
                  P[0], P[1], P[2], P[3]);
 }
 
-// Rows 16 W to 16 W + 15 of P, up to the diagonal. scale: over P_power.
-template <int W>
+// The warp's rows of P, up to the diagonal. scale: over P_power.
 __device__ __forceinline__ void make_P(const float (&qk)[32], const Shared& m, const HeadGates& h,
                                        float scale, uint32_t matrix, const LanePlace& at) {
   const float q0 = scale * m.q_norm[at.i0], q1 = scale * m.q_norm[at.i1];
-  const float row0 = q0 * h.factors_of(W)[at.i0], row1 = q1 * h.factors_of(W)[at.i1];
+  const float row0 = q0 * h.factors_of(at.warp)[at.i0], row1 = q1 * h.factors_of(at.warp)[at.i1];
 #pragma unroll
-  for (int tile = 0; tile < W; ++tile) {
+  for (int tile = 0; tile + 1 < kTiles; ++tile) {
+    if (tile >= at.warp) break;
     uint32_t P[4];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int n = 2 * tile + half;
-      const float2 f = column_factor<W>(m, h, n, at);
+      const float2 f = column_factor(m, h, n, at);
       P[2 * half] = pack_halves(qk[4 * n] * f.x * row0, qk[4 * n + 1] * f.y * row0);
       P[2 * half + 1] = pack_halves(qk[4 * n + 2] * f.x * row1, qk[4 * n + 3] * f.y * row1);
     }
-    store_P(P, matrix, W, tile, at.lane);
+    store_P(P, matrix, at.warp, tile, at.lane);
   }
-  const DiagonalDecay<W> d(m, h, at);
-  const float* x = qk + 8 * W;
+  const DiagonalDecay d(m, h, at);
+  const float* x = qk + kDiagonal;
   const uint32_t P[4] = {pack_halves(x[0] * d.upper[0] * q0, x[1] * d.upper[1] * q0),
                          pack_halves(x[2] * d.corner[0] * q1, x[3] * d.corner[1] * q1), 0,
                          pack_halves(x[6] * d.lower[0] * q1, x[7] * d.lower[1] * q1)};
-  store_P(P, matrix, W, W, at.lane);
+  store_P(P, matrix, at.warp, at.warp, at.lane);
 }
 
-// Of B and diag(beta) B rows 16 W to 16 W + 15: blocks left of the diagonal to `blocks`, the
-// 8 x 8 parts on it to m.diagonal, the one between these to the result.
-template <int W>
+// The warp's rows of B and diag(beta) B: blocks left of the diagonal to `blocks`, the 8 x 8 parts
+// on it to m.diagonal, the one between these to the result.
 __device__ __forceinline__ SplitPair make_system(const float (&kk)[32], Shared& m,
                                                  const HeadGates& h, TilePlace* blocks,
                                                  const LanePlace& at) {
   const float k0 = h.T_power * m.k_norm[at.i0], k1 = h.T_power * m.k_norm[at.i1];
-  const float row0 = k0 * h.factors_of(W)[at.i0], row1 = k1 * h.factors_of(W)[at.i1];
+  const float row0 = k0 * h.factors_of(at.warp)[at.i0], row1 = k1 * h.factors_of(at.warp)[at.i1];
 #pragma unroll
-  for (int tile = 0; tile < W; ++tile) {
+  for (int tile = 0; tile + 1 < kTiles; ++tile) {
+    if (tile >= at.warp) break;
     SplitTile B;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int n = 2 * tile + half;
-      const float2 f = column_factor<W>(m, h, n, at);
+      const float2 f = column_factor(m, h, n, at);
       B.set(2 * half, split(kk[4 * n] * f.x * row0, kk[4 * n + 1] * f.y * row0));
       B.set(2 * half + 1, split(kk[4 * n + 2] * f.x * row1, kk[4 * n + 3] * f.y * row1));
     }
-    blocks[place_of(W, tile)].store(B, at.lane);
+    blocks[place_of(at.warp, tile)].store(B, at.lane);
   }
-  const DiagonalDecay<W> d(m, h, at);
-  const float* x = kk + 8 * W;
+  const DiagonalDecay d(m, h, at);
+  const float* x = kk + kDiagonal;
   const float b0 = h.beta[at.i0] * k0, b1 = h.beta[at.i1] * k1;
-  DiagonalPlace& place = m.diagonal[W];
+  DiagonalPlace& place = m.diagonal[at.warp];
   *reinterpret_cast<float2*>(place.system(0, at.lane / 4, at.column)) = {x[0] * d.upper[0] * b0,
                                                                          x[1] * d.upper[1] * b0};
   *reinterpret_cast<float2*>(place.system(1, at.lane / 4, at.column)) = {x[6] * d.lower[0] * b1,
@@ -411,7 +449,6 @@ __device__ __forceinline__ SplitPair make_system(const float (&kk)[32], Shared& 
 }
 
 // The warp's rows of the systems of some value heads, and their diagonal blocks of T.
-template <int W>
 __device__ __forceinline__ void make_systems(const float (&kk)[32], Shared& m,
                                              const HeadGates* heads, int count,
                                              const LanePlace& here) {
@@ -419,11 +456,11 @@ __device__ __forceinline__ void make_systems(const float (&kk)[32], Shared& m,
   for (int i = 0; i < count; ++i) {
     const LanePlace at = here.again();
     SystemPlace& place = m.systems[i];
-    const SplitPair below = make_system<W>(kk, m, heads[i], place.B, at);
+    const SplitPair below = make_system(kk, m, heads[i], place.B, at);
     const SplitTile diagonal =
-        invert_diagonal(m.diagonal[W], heads[i].beta + W * kTile, below, at.lane);
-    store_transposed(diagonal, shared_address(place.T_high), shared_address(place.T_low), W, W,
-                     at.lane);
+        invert_diagonal(m.diagonal[at.warp], heads[i].beta + at.warp * kTile, below, at.lane);
+    store_transposed(diagonal, shared_address(place.T_high), shared_address(place.T_low),
+                     at.warp, at.warp, at.lane);
   }
 }
 
@@ -438,19 +475,7 @@ __device__ __forceinline__ void solve_systems(Shared& m, int count, int warp, in
     const SplitTile diagonal = load_transposed(T_high, T_low, column, column, lane);
     FiniteCheck check;
     check.add(diagonal);
-    switch (column) {
-      case 0:
-        solve_column<0>(diagonal, place.B, T_high, T_low, &check, lane);
-        break;
-      case 1:
-        solve_column<1>(diagonal, place.B, T_high, T_low, &check, lane);
-        break;
-      case 2:
-        solve_column<2>(diagonal, place.B, T_high, T_low, &check, lane);
-        break;
-      default:
-        break;
-    }
+    solve_column(column, diagonal, place.B, T_high, T_low, &check, lane);
     const bool infinite = check.failed();
     if (lane == 0) m.infinite[i][column] = infinite;
   }
@@ -485,19 +510,24 @@ __device__ __forceinline__ void store_vectors(const Shared& m, const HeadGates& 
 // --- Where the quick forms do not hold: an exponential an element, T in float32.
 
 template <class Body>  // body(register, row, column, decay, at most 2^(128 - exponent))
-__device__ __forceinline__ void for_each_decay(const HeadGates& h, const LanePlace& at,
+__device__ __forceinline__ void for_each_decay(const HeadGates& h, const LanePlace& here,
                                                float exponent, const Body& body) {
   constexpr float kHighest = 127.99f;
+  const LanePlace at = here.again();
   const float2 G0 = h.G[at.i0], G1 = h.G[at.i1];
-  // Not known to be those of the value head before, lest 32 addresses be kept.
-  int column = at.column;
-  asm volatile("" : "+r"(column));
 #pragma unroll
-  for (int e = 0; e < 32; ++e) {
-    const int i = e % 4 < 2 ? at.i0 : at.i1, j = e / 4 * 8 + column + e % 2;
-    const float2 Gj = h.G[j];
-    const float d = decay_exponent(e % 4 < 2 ? G0 : G1, Gj.x, Gj.y);
-    body(e, i, j, i >= j ? exp2_quick((d > kHighest ? kHighest : d) - exponent) : 0.0f);
+  for (int tile = 0; tile < kTiles; ++tile) {
+    const bool on_diagonal = tile + 1 == kTiles;
+    if (!on_diagonal && tile >= at.warp) continue;
+    const int first = (on_diagonal ? at.warp : tile) * kTile + at.column;
+#pragma unroll
+    for (int e = 0; e < kTile / 2; ++e) {
+      const int i = e % 4 < 2 ? at.i0 : at.i1, j = first + e / 4 * 8 + e % 2;
+      const float2 Gj = h.G[j];
+      const float d = decay_exponent(e % 4 < 2 ? G0 : G1, Gj.x, Gj.y);
+      body(tile * kTile / 2 + e, i, j,
+           i >= j ? exp2_quick((d > kHighest ? kHighest : d) - exponent) : 0.0f);
+    }
   }
 }
 
@@ -512,7 +542,6 @@ __device__ __forceinline__ void make_steep_P(const float (&qk)[32], const Shared
                                              const HeadGates& h, float scale, std::byte* matrix,
                                              const LanePlace& at) {
   for_each_decay(h, at, h.rise, [&](int e, int i, int j, float decay) {
-    if (j / kTile > at.warp) return;
     *reinterpret_cast<__half*>(matrix + element_offset(i, j)) =
         __float2half_rn(qk[e] * (decay * m.k_norm[j]) * (scale * m.q_norm[i]));
   });
@@ -669,17 +698,21 @@ template <class T, int K>
 __device__ __forceinline__ void prepare_block(Shared& m, const DeltaRuleProblem& p,
                                               const Flag& flag, const Records& places,
                                               const Part& part, std::byte* workspace,
-                                              int heads_at_once) {
-  const auto heads = static_cast<uint32_t>(p.shape.heads);
-  const auto value_heads = static_cast<uint32_t>(p.shape.value_heads);
-  const uint32_t group = value_heads / heads;
-  const uint32_t parts = (group + heads_at_once - 1) / heads_at_once;
-  const int64_t number = part.first + blockIdx.x / (heads * parts);
-  const uint32_t head = blockIdx.x / parts % heads;
-  const uint32_t first_head = head * group + blockIdx.x % parts * heads_at_once;
-  const int count = min(heads_at_once, static_cast<int>((head + 1) * group - first_head));
-  const ChunkTable table{p.sequences, kChunk};
-  const ChunkTable::Place place = table.find(number);
+                                              const Layout& layout) {
+  const uint32_t item = layout.parts.quotient(blockIdx.x);
+  const uint32_t chunk = layout.heads.quotient(item);
+  const uint32_t head = item - chunk * layout.heads.by;
+  const int first_of_group = static_cast<int>(blockIdx.x - item * layout.parts.by) * layout.heads_at_once;
+  const int64_t first_head = head * layout.group + first_of_group;
+  const int count = min(layout.heads_at_once, layout.group - first_of_group);
+  const int64_t number = part.first + chunk;
+  ChunkTable::Place place;
+  if (p.sequences.cu_seqlens.given()) {
+    place = ChunkTable{p.sequences, kChunk}.find(number);
+  } else {
+    place.n = layout.chunks_per_row.quotient(static_cast<uint32_t>(number));
+    place.chunk = number - place.n * layout.chunks_per_row.by;
+  }
   if (place.n >= p.sequences.count) return;
   const Sequence s = sequence_of(p.sequences, place.n, flag);
   const int64_t t0 = place.chunk * kChunk;
@@ -724,9 +757,11 @@ __device__ __forceinline__ void prepare_block(Shared& m, const DeltaRuleProblem&
   store_norms<T>(m, p, diagonal_of(kk, here.warp, here.lane), q_square, rows, here);
   wait_wgmma<0>();
   pin(qk);
+  put_diagonal_last(qk, here.warp);
+  put_diagonal_last(kk, here.warp);
   __syncthreads();  // P may now lie where q was
 
-  if (first_head == head * group) {
+  if (first_of_group == 0) {
     store_keys<T, K>(m, places.template keys<K>(workspace, part, number, head));
   }
   HeadRecord* records = places.head(workspace, part, number, first_head);
@@ -742,33 +777,19 @@ __device__ __forceinline__ void prepare_block(Shared& m, const DeltaRuleProblem&
     std::byte* matrix = m.P[i % kPlacesOfP];
     const uint32_t address = shared_address(matrix);
     if (i >= kPlacesOfP) {
-      if (at.lane == 0) wait_bulk_read<kPlacesOfP - 1>();
+      if (at.lane <= at.warp) wait_bulk_read<kPlacesOfP - 1>();
       __syncwarp();
     }
     if (h.rise > 0) {
       make_steep_P(qk, m, h, P_scale, matrix, at);
     } else {
-      switch (at.warp) {
-        case 0:
-          make_P<0>(qk, m, h, P_scale, address, at);
-          break;
-        case 1:
-          make_P<1>(qk, m, h, P_scale, address, at);
-          break;
-        case 2:
-          make_P<2>(qk, m, h, P_scale, address, at);
-          break;
-        default:
-          make_P<3>(qk, m, h, P_scale, address, at);
-      }
+      make_P(qk, m, h, P_scale, address, at);
     }
     fence_async_proxy();
     __syncwarp();
-    if (at.lane == 0) {
-      for (int column = 0; column <= at.warp; ++column) {
-        const int tile = HeadRecord::tile_offset(at.warp, column);
-        copy_bulk_out(records[i].P + tile, address + tile, HeadRecord::kTileBytes);
-      }
+    if (at.lane <= at.warp) {  // a lane a tile
+      const int tile = HeadRecord::tile_offset(at.warp, at.lane);
+      copy_bulk_out(records[i].P + tile, address + tile, HeadRecord::kTileBytes);
       commit_bulk();
     }
     store_vectors(m, h, p.scale, P_power, &records[i].vectors);
@@ -779,21 +800,9 @@ __device__ __forceinline__ void prepare_block(Shared& m, const DeltaRuleProblem&
     const int pair = min(kPair, count - first);
     const HeadGates* pair_heads = m.heads + first;
     // Systems may then lie where k was, and matrices that have left.
-    if (here.lane == 0) wait_bulk_read<0>();
+    if (here.lane <= here.warp) wait_bulk_read<0>();
     __syncthreads();
-    switch (here.warp) {
-      case 0:
-        make_systems<0>(kk, m, pair_heads, pair, here);
-        break;
-      case 1:
-        make_systems<1>(kk, m, pair_heads, pair, here);
-        break;
-      case 2:
-        make_systems<2>(kk, m, pair_heads, pair, here);
-        break;
-      default:
-        make_systems<3>(kk, m, pair_heads, pair, here);
-    }
+    make_systems(kk, m, pair_heads, pair, here);
     __syncthreads();
     solve_systems(m, pair, here.warp, here.lane);
     fence_async_proxy();
@@ -802,9 +811,10 @@ __device__ __forceinline__ void prepare_block(Shared& m, const DeltaRuleProblem&
     for (int i = 0; i < pair; ++i) {
       const HeadGates& h = pair_heads[i];
       HeadRecord* record = records + first + i;
-      const bool(&infinite)[kTiles] = m.infinite[i];
+      static_assert(sizeof(m.infinite[i]) == sizeof(uint32_t));
+      const bool infinite = *reinterpret_cast<const uint32_t*>(m.infinite[i]) != 0;
       float power = h.T_power;
-      if (h.rise > 0 || infinite[0] || infinite[1] || infinite[2] || infinite[3]) {
+      if (h.rise > 0 || infinite) {
         power *= make_large_T(kk, m, h, here, record);
       } else if (threadIdx.x == 0) {
         copy_bulk_out(record->T_high, shared_address(m.systems[i].T_high),
@@ -821,7 +831,7 @@ template <class T, int K, int kBlocksPerMultiprocessor>
 __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     prepare_kernel(const __grid_constant__ DeltaRuleProblem p, const Flag flag,
                    const Records places, const Part part, std::byte* workspace,
-                   const int heads_at_once) {
+                   const Layout layout) {
   extern __shared__ __align__(1024) std::byte memory[];
   Shared& m = *reinterpret_cast<Shared*>(memory);
   if (part.index == 0) {
@@ -829,7 +839,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
   } else {
     let_next_kernel_in();
   }
-  prepare_block<T, K>(m, p, flag, places, part, workspace, heads_at_once);
+  prepare_block<T, K>(m, p, flag, places, part, workspace, layout);
   // The end of this kernel is the end of all before it.
   if (part.index > 0 && blockIdx.x == gridDim.x - 1) wait_for_memory_of_kernel_before();
 }
@@ -838,14 +848,17 @@ template <int kBlocksPerMultiprocessor>
 Status prepare_heads(const DeltaRuleProblem& problem, const Records& records, const Part& part,
                      std::byte* workspace, const Stream& stream, int64_t heads_at_once) {
   const Shape& shape = problem.shape;
-  const int64_t parts = (shape.value_heads / shape.heads + heads_at_once - 1) / heads_at_once;
+  const int64_t group = shape.value_heads / shape.heads;
+  const int64_t parts = (group + heads_at_once - 1) / heads_at_once;
+  const Layout layout{static_cast<int>(heads_at_once), static_cast<int>(group), Divisor(parts),
+                      Divisor(shape.heads),
+                      Divisor(ChunkTable{problem.sequences, kChunk}.per_row())};
   const auto run = [&](auto element, auto k) {
     const size_t shared = sizeof(Shared) + static_cast<size_t>(heads_at_once) * sizeof(HeadGates);
     return launch(
         &prepare_kernel<decltype(element), decltype(k)::value, kBlocksPerMultiprocessor>,
         {(part.end - part.first) * shape.heads * parts, kThreads, shared, stream.stream, true},
-        problem, Flag{stream.out_of_range}, records, part, workspace,
-        static_cast<int>(heads_at_once));
+        problem, Flag{stream.out_of_range}, records, part, workspace, layout);
   };
   const auto with_k = [&](auto element) {
     return shape.K == 64 ? run(element, std::integral_constant<int, 64>())

@@ -32,11 +32,7 @@ struct ChunkTable {
     int64_t chunk;  // of the sequence
   };
   __device__ Place find(int64_t number) const {
-    if (!sequences.cu_seqlens.given()) {
-      // A launch has less than 2^31 blocks; a division of 64 bits takes ten times as long.
-      const auto row = static_cast<uint32_t>(number) / static_cast<uint32_t>(per_row());
-      return {row, static_cast<uint32_t>(number) - row * static_cast<uint32_t>(per_row())};
-    }
+    if (!sequences.cu_seqlens.given()) return {number / per_row(), number % per_row()};
     int64_t low = 0, high = sequences.count;  // first_chunk(low) <= number
     while (low < high) {
       const int64_t middle = (low + high + 1) / 2;
