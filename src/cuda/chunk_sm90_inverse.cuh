@@ -60,7 +60,7 @@ struct alignas(16) TilePlace {
   }
 };
 constexpr int kPlaces = kTiles * (kTiles - 1) / 2;
-__host__ __device__ constexpr int place_of(int row_tile, int column_tile) {
+GDN_HOST_DEVICE constexpr int place_of(int row_tile, int column_tile) {
   return row_tile * (row_tile - 1) / 2 + column_tile;
 }
 

@@ -30,7 +30,7 @@ struct alignas(16) HeadGates {
   // exp(G_i - G_first) of the rows. The warp of these rows writes and reads them.
   float factors[(kPlaces + kTiles) * kTile];
   float beta[kChunk];  // over T_power
-  float sum, T_power;  // sum of g
+  float sum, T_power;  // of g; power of two
   // Sums of g rise so far that the products of two factors may not hold: then the exponent of the
   // largest D_ij, rounded up, else 0.
   float rise;
@@ -52,7 +52,7 @@ struct Shared {
   union {
     std::byte rows[4 * kPanelBytes];  // k, then q
     struct {
-      std::byte k_rows[2 * kPanelBytes];
+      std::byte k_rows[2 * kPanelBytes];  // of K = 128; still to be read when P is made
       std::byte P[kPlacesOfP][HeadRecord::kMatrixBytes];
     };
     SystemPlace systems[kPair];
@@ -125,7 +125,9 @@ struct RowLoader {
     if (is_aligned(from, 16) && x.token_stride % 8 == 0) {
       if (rows == kChunk) {
 #pragma unroll
-        for (int i = 0; i < kChunk / kStep; ++i, from += step) copy_async(to + i * kStep * 128, from);
+        for (int i = 0; i < kChunk / kStep; ++i, from += step) {
+          copy_async(to + i * kStep * 128, from);
+        }
       } else {
 #pragma unroll 1
         for (int i = 0; i < kChunk / kStep; ++i, from += step) {
@@ -151,8 +153,8 @@ struct RowLoader {
   }
 };
 
-// --- Gates. A warp has g of a value head and the same or another one beta, a lane tokens 2 lane and
-// 2 lane + 1.
+// --- Gates. A warp has g of a value head and the same or another one beta, a lane tokens 2 lane
+// and 2 lane + 1.
 
 // Requested; nothing waits for them before they are looked at.
 struct LaneGates {
@@ -459,8 +461,8 @@ __device__ __forceinline__ void make_systems(const float (&kk)[32], Shared& m,
     const SplitPair below = make_system(kk, m, heads[i], place.B, at);
     const SplitTile diagonal =
         invert_diagonal(m.diagonal[at.warp], heads[i].beta + at.warp * kTile, below, at.lane);
-    store_transposed(diagonal, shared_address(place.T_high), shared_address(place.T_low),
-                     at.warp, at.warp, at.lane);
+    store_transposed(diagonal, shared_address(place.T_high), shared_address(place.T_low), at.warp,
+                     at.warp, at.lane);
   }
 }
 
@@ -481,22 +483,20 @@ __device__ __forceinline__ void solve_systems(Shared& m, int count, int warp, in
   }
 }
 
-// A thread has a token and some of its factors; the first two warps the decay as well.
+// A thread a token: in the first two warps, whose rows of P are the shortest.
 __device__ __forceinline__ void store_vectors(const Shared& m, const HeadGates& h, float scale,
                                               float P_power, RecordVectors* record) {
-  const int i = static_cast<int>(threadIdx.x) % kChunk;
+  const int i = static_cast<int>(threadIdx.x);
+  if (i >= kChunk) return;
   const uint32_t rise = static_cast<uint32_t>(h.rise) << 23;
   const float inverse = __uint_as_float(0x3f800000u - rise);
-  const float2 G = h.G[i];
-  if (threadIdx.x >= kChunk) {
-    const float2 end = h.G[kChunk - 1];
-    const float to_end = exp2_finite(decay_exponent(end, G.x, G.y));
-    record->update[i] = to_end * inverse * m.k_norm[i] * m.k_power_inverse[i];
-    return;
-  }
+  const float2 G = h.G[i], end = h.G[kChunk - 1];
+  const float kn = m.k_norm[i], qn = m.q_norm[i], k_power_inverse = m.k_power_inverse[i];
   const float from_start = exp2_finite(G.x);
-  record->residual[i] = from_start * m.k_norm[i];
-  record->output[i] = scale * from_start * m.q_norm[i];
+  const float to_end = exp2_finite(decay_exponent(end, G.x, G.y));
+  record->residual[i] = from_start * kn;
+  record->output[i] = scale * from_start * qn;
+  record->update[i] = to_end * inverse * kn * k_power_inverse;
   if (i == 0) {
     const float growth = __uint_as_float(0x3f800000u + rise);
     float decay = decay_of(h.sum);
@@ -702,14 +702,15 @@ __device__ __forceinline__ void prepare_block(Shared& m, const DeltaRuleProblem&
   const uint32_t item = layout.parts.quotient(blockIdx.x);
   const uint32_t chunk = layout.heads.quotient(item);
   const uint32_t head = item - chunk * layout.heads.by;
-  const int first_of_group = static_cast<int>(blockIdx.x - item * layout.parts.by) * layout.heads_at_once;
+  const int first_of_group =
+      static_cast<int>(blockIdx.x - item * layout.parts.by) * layout.heads_at_once;
   const int64_t first_head = head * layout.group + first_of_group;
   const int count = min(layout.heads_at_once, layout.group - first_of_group);
   const int64_t number = part.first + chunk;
   ChunkTable::Place place;
   if (p.sequences.cu_seqlens.given()) {
     place = ChunkTable{p.sequences, kChunk}.find(number);
-  } else {
+  } else {  // numbers below 2^31, as blocks have
     place.n = layout.chunks_per_row.quotient(static_cast<uint32_t>(number));
     place.chunk = number - place.n * layout.chunks_per_row.by;
   }
@@ -722,7 +723,8 @@ __device__ __forceinline__ void prepare_block(Shared& m, const DeltaRuleProblem&
   const LanePlace here;
   const uint32_t k_rows = shared_address(m.rows), q_rows = k_rows + K / 64 * kPanelBytes;
   // The heads, from first_head on, of which the warp has g and beta.
-  const int decay_head = here.warp, strength_head = here.warp - (count <= kTiles / 2 ? kTiles / 2 : 0);
+  const int decay_head = here.warp,
+            strength_head = here.warp - (count <= kTiles / 2 ? kTiles / 2 : 0);
   const bool has_decay = decay_head < count;
   const bool has_strength = strength_head >= 0 && strength_head < count;
   LaneGates gates(rows, here.lane);
