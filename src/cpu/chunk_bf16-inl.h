@@ -16,7 +16,7 @@ constexpr int kPairStride = 256 / 2 + 16;
 
 // The substitution works on s_i v_new_i, which is what arrives in the state at the chunk's end: s_i
 // is to_end of the gates, so that the value that is rounded for the state is the one that later
-// rows of the substitution take. Where to_end is outside (1e-25, 1e6), or NaN, s_i is 1, and the
+// rows of the substitution take. Where to_end is outside (1e-16, 1e6), or NaN, s_i is 1, and the
 // row is rounded apart for the state. So is every row before it: 1 / s_i is a factor of what later
 // rows take, and where g rises and then falls, of a product past float32's exponent. (With g <= 0
 // and norms alike the rows before it have the smaller to_end anyway.)
@@ -139,9 +139,10 @@ HWY_INLINE void scale_to_arrival(const ChunkBf16Scratch& scratch) {
   ChunkGates& gates = *scratch.common.gates;
   ArrivalScales& scales = *scratch.scales;
   const Vec one = hn::Set(d, 1.0f), to_end = with_usual_nan(load(gates.to_end));
-  // What is smaller arrives as nothing beside anything else; larger are decays that grow (g > 0).
+  // What is smaller arrives as nothing beside anything else, and times small values would be a
+  // denormal, that is lost to the output; larger are decays that grow (g > 0).
   const auto in_range =
-      hn::And(hn::Gt(to_end, hn::Set(d, 1e-25f)), hn::Lt(to_end, hn::Set(d, 1e6f)));
+      hn::And(hn::Gt(to_end, hn::Set(d, 1e-16f)), hn::Lt(to_end, hn::Set(d, 1e6f)));
   // The rows after the last one that is not in range.
   const auto outside = static_cast<uint16_t>(~in_range.raw);
   const auto arrives = hn::Not(hn::FirstN(d, static_cast<size_t>(std::bit_width(outside))));

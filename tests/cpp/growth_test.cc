@@ -1,5 +1,5 @@
-// g above 0 is computed as it is, on the CPU as far as float32 has an exponent for the decays: sums
-// of g that rise and fall within a chunk.
+// Sums of g that rise and fall far within a chunk. g above 0 is computed as it is, on the CPU as
+// far as float32 has an exponent for the decays.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -74,6 +74,22 @@ TEST(Growth, OfTheDecaysInsideAChunkAndTheirFallAfterItAgreeWithTheReference) {
       c.lengths = {64, 48, 100};
       DeltaRuleData data = verify::make_delta_rule(c);
       rise_and_fall(&data);
+      expect(verify::Expected(data));
+    }
+  }
+}
+
+// What little of them arrives at the chunk's end does not decide over their outputs.
+TEST(Growth, SmallValuesBeforeAFallInTheirChunkKeepTheirOutputs) {
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const double fall : {-35.0, -50.0, -56.0}) {
+      SCOPED_TRACE("fall of " + std::to_string(fall));
+      Case c = growth_case(dtype, 1);
+      c.lengths = {48};
+      c.states = verify::States::kFinalOnly;
+      DeltaRuleData data = verify::make_delta_rule(c);
+      for (int64_t i = 0; i < data.v.size(); ++i) data.v.set(i, 1e-18 * data.v.get(i));
+      for (int64_t i = 0; i < data.g.size(); ++i) data.g.set(i, i / c.HV == 40 ? fall : -.01);
       expect(verify::Expected(data));
     }
   }
