@@ -105,6 +105,13 @@ Compute compute_named(const char* op, std::string_view name) {
   fail_option(op, "compute", name, "\"auto\", \"float32\" or \"bfloat16\"");
 }
 
+ContextSplit context_split_named(const char* op, std::string_view name) {
+  if (name == "auto") return ContextSplit::kAuto;
+  if (name == "fixed") return ContextSplit::kFixed;
+  if (name == "off") return ContextSplit::kOff;
+  fail_option(op, "context_split", name, "\"auto\", \"fixed\" or \"off\"");
+}
+
 SolveMethod method_named(const char* op, std::string_view name) {
   if (name == "exact") return SolveMethod::kExact;
   if (name == "neumann") return SolveMethod::kNeumann;

@@ -70,6 +70,7 @@ void run(Status (*operation)(Context&, const Args&), const Args& args, Place pla
 // Options by name; `op` begins the message.
 StateLayout layout_named(const char* op, std::string_view name);
 Compute compute_named(const char* op, std::string_view name);
+ContextSplit context_split_named(const char* op, std::string_view name);
 SolveMethod method_named(const char* op, std::string_view name);
 
 }  // namespace gdn::torch_binding

@@ -9,11 +9,25 @@ namespace gdn::torch_binding {
 namespace {
 
 // What only chunk has.
-void put_chunk_size(ChunkArgs* args, int64_t chunk_size) { args->chunk_size = chunk_size; }
-void put_chunk_size(RecurrentArgs*, int64_t) {}
+struct ChunkOptions {
+  int64_t chunk_size;
+  Text context_split;
+  explicit ChunkOptions(Arguments& in) : chunk_size(in.integer()), context_split(in.text()) {}
+
+  void put(const char* op, ChunkArgs* args) const {
+    args->chunk_size = chunk_size;
+    args->context_split = context_split_named(op, context_split.view());
+  }
+};
+
+// What only recurrent has.
+struct RecurrentOptions {
+  explicit RecurrentOptions(Arguments&) {}
+  void put(const char*, RecurrentArgs*) const {}
+};
 
 // chunk and recurrent.
-template <class Args, Status (*operation)(Context&, const Args&), bool has_chunk_size>
+template <class Args, Status (*operation)(Context&, const Args&), class Options>
 void functional(const char* op, StableIValue* stack) {
   Arguments in(stack);
   const Tokens tokens(in);
@@ -22,7 +36,7 @@ void functional(const char* op, StableIValue* stack) {
   const bool output_final_state = in.boolean();
   const Gates gates(in);
   const InitialSlots slots(in);
-  const int64_t chunk_size = has_chunk_size ? in.integer() : 0;
+  const Options options(in);
   const Text compute = in.text();
   const std::optional<Text> kernel = in.optional_text();
   const Place place = in.place(op);
@@ -33,7 +47,7 @@ void functional(const char* op, StableIValue* stack) {
   slots.put(&args);
   args.compute = compute_named(op, compute.view());
   args.initial_state = initial_state.view();
-  put_chunk_size(&args, chunk_size);
+  options.put(op, &args);
   Tensor out = tokens.new_out(place);
   args.out = out.view();
   Tensor final_state;
@@ -85,11 +99,11 @@ Tensor new_final_state(int64_t sequences, const Tensor& initial, const int64_t* 
 }
 
 void chunk(StableIValue* stack, uint64_t, uint64_t) {
-  functional<ChunkArgs, gdn::chunk, true>("gdn.chunk", stack);
+  functional<ChunkArgs, gdn::chunk, ChunkOptions>("gdn.chunk", stack);
 }
 
 void recurrent(StableIValue* stack, uint64_t, uint64_t) {
-  functional<RecurrentArgs, gdn::recurrent, false>("gdn.recurrent", stack);
+  functional<RecurrentArgs, gdn::recurrent, RecurrentOptions>("gdn.recurrent", stack);
 }
 
 void chunk_(StableIValue* stack, uint64_t, uint64_t) {
@@ -99,7 +113,7 @@ void chunk_(StableIValue* stack, uint64_t, uint64_t) {
   const Text layout = in.text();
   const Gates gates(in);
   const Slots slots(in);
-  const int64_t chunk_size = in.integer();
+  const ChunkOptions options(in);
   const int64_t checkpoint_every = in.integer();
   const Tensor checkpoints = in.optional_tensor();
   const Tensor checkpoint_cu = in.optional_tensor();
@@ -115,7 +129,7 @@ void chunk_(StableIValue* stack, uint64_t, uint64_t) {
   tokens.put(&args);
   gates.put(&args);
   slots.put(state, &args);
-  args.chunk_size = chunk_size;
+  options.put("gdn.chunk", &args);
   args.checkpoint_every = checkpoint_every;
   args.checkpoints = checkpoints.view();
   args.checkpoint_cu = checkpoint_cu.view();

@@ -5,7 +5,7 @@
 // - An operator whose name ends in "_" updates the tensors marked (a!) in place; the others write
 //   none of their arguments. No output is, or shares memory with, an argument.
 // - state_layout is "vk" ([slots,HV,V,K]) or "kv" ([slots,HV,K,V]); compute is "auto", "float32" or
-//   "bfloat16";
+//   "bfloat16"; context_split is "auto", "fixed" or "off";
 //   force_kernel takes a name of gdn::kernels() ("kernel" is a name that PyTorch's compiler uses).
 // - An output that was not asked for is an empty tensor, of shape [0].
 // - A final state has the dtype of the initial one, float32 without one.
@@ -31,11 +31,13 @@ constexpr const char* kSchemas[] = {
     "chunk(" GDN_TOKENS
     ", Tensor? initial_state=None, *, str state_layout, "
     "bool output_final_state=False, " GDN_GATES ", " GDN_INITIAL_SLOTS
-    ", int chunk_size=64, str compute='auto', str? force_kernel=None) -> (Tensor, Tensor)",
+    ", int chunk_size=64, str context_split='auto', str compute='auto', "
+    "str? force_kernel=None) -> (Tensor, Tensor)",
 
     // out. final_state_indices: initial_state_indices unless given. checkpoints are written.
     "chunk_(" GDN_TOKENS ", Tensor(a!) state, *, str state_layout, " GDN_GATES ", " GDN_SLOTS
-    ", int chunk_size=64, int checkpoint_every=0, Tensor(b!)? checkpoints=None, "
+    ", int chunk_size=64, str context_split='auto', int checkpoint_every=0, "
+    "Tensor(b!)? checkpoints=None, "
     "Tensor? checkpoint_cu=None, str compute='auto', str? force_kernel=None) -> Tensor",
 
     "recurrent(" GDN_TOKENS

@@ -111,6 +111,7 @@ def chunk_gated_delta_rule(
     A_log=None,
     dt_bias=None,
     chunk_size=64,
+    context_split="auto",
 ):
     """The gated delta rule over many tokens (prefill), in its chunked form.
 
@@ -141,6 +142,11 @@ def chunk_gated_delta_rule(
         cp_context: not supported.
         A_log, dt_bias: float [HV], only with use_gate_in_kernel; dt_bias may be None.
         chunk_size: at least 1. Steers the staged pipeline and the reference alone.
+        context_split: whether a GPU walks a long sequence in segments side by side, which it joins
+            exactly but for rounding. "auto": where that is faster for the whole call, so that the
+            bits of a sequence may depend on the batch that it is in. Where they must not: "off",
+            never; or "fixed", by the sequence alone, which keeps some of the speed where value
+            heads are few and may want more memory. The CPU and the staged pipeline have no use for it.
 
     Returns:
         o [B,T,HV,V], dtype of q; and the final state, float32 in the layout of initial_state, or
@@ -173,6 +179,7 @@ def chunk_gated_delta_rule(
         state_v_first,
         cu_seqlens,
         chunk_size=chunk_size,
+        context_split=context_split,
     )
 
 

@@ -41,7 +41,7 @@ class DeltaRule:
         options = {
             k: _on_cpu(v)
             for k, v in self.options.items()
-            if k not in ("chunk_size", "output_final_state")
+            if k not in ("chunk_size", "context_split", "output_final_state")
         }
         arguments = map(_on_cpu, (*self.tokens, self.state if state else None))
         out, final = torch.ops.gdn.reference_recurrent(*arguments, **options)

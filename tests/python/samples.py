@@ -50,7 +50,14 @@ def samples():
             initial_state_indices=torch.tensor([[1, 2, 3, 3, 3, 3, 3]] * 2) * -1, num_accepted=slots
         )
         yield f"{name}_ with a state a token", f"{name}_", (*tokens, pool), several | call.options
+    yield (
+        "chunk in fixed segments",
+        "chunk",
+        (*packed.tokens, packed.state),
+        dict(context_split="fixed", output_final_state=True) | packed.options,
+    )
     checkpoints = dict(
+        context_split="off",
         checkpoint_every=64,
         checkpoints=torch.zeros(1, 4, 32, 48),
         checkpoint_cu=torch.tensor([0, 0, 0, 1]),

@@ -83,6 +83,30 @@ def test_dimensions_of_real_layers(operator, dtype, layout, dim, lengths):
     assert_close(state, wanted[1], "state", state=True, **how)
 
 
+def test_a_context_split_in_fixed_segments():
+    """Asked for here, of the kernel that has one; a sequence's bits do not depend on its batch."""
+    call = inputs.delta_rule(lengths=[700, 4500], K=64, V=64, dtype=torch.bfloat16)
+    # So little decays and is written that a state is still felt a segment later.
+    call.g *= 1e-3
+    call.beta *= 0.02
+    options = dict(output_final_state=True, state_layout="vk", use_qk_l2norm=True)
+    alone = [x[:, 700:] for x in call.tokens]
+
+    def run_both(context_split):
+        how = options | dict(context_split=context_split)
+        cu_seqlens = call.options["cu_seqlens"]
+        packed = torch.ops.gdn.chunk(*call.tokens, call.state, cu_seqlens=cu_seqlens, **how)
+        out, state = torch.ops.gdn.chunk(*alone, call.state[1:], **how)
+        assert same_bits([packed[0][:, 700:], packed[1][1:]], [out, state])
+        wanted = call.reference()
+        assert_close(packed[0], wanted[0], "out", compute="bfloat16")
+        assert_close(packed[1], wanted[1], "state", compute="bfloat16", state=True)
+        return state
+
+    splits = DEVICE == "cuda" and "sm90" in gdn.kernels()
+    assert same_bits([run_both("fixed")], [run_both("off")]) == (not splits)
+
+
 @pytest.mark.parametrize("kind", inputs.HARD)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("operator", ["chunk", "recurrent"])

@@ -181,6 +181,22 @@ def test_speculative_decode_keeps_a_state_a_token(operator):
         assert_close(pool[indices[:, t]], part.reference()[1], f"states after token {t}")
 
 
+@pytest.mark.parametrize("context_split", ["fixed", "off"])
+def test_a_context_split_that_no_kernel_has_changes_no_bit(context_split):
+    """Of float32 on any device, and of any dtype on the CPU, however long a sequence is."""
+    call = inputs.delta_rule(lengths=[2200, 3])
+    usual, last = torch.ops.gdn.chunk(
+        *call.tokens, call.state, output_final_state=True, **call.options
+    )
+    check("chunk", call, (usual, last))
+    how = call.options | dict(context_split=context_split)
+    out, state = torch.ops.gdn.chunk(*call.tokens, call.state, output_final_state=True, **how)
+    assert torch.equal(out, usual) and torch.equal(state, last)
+    state = call.state.clone()
+    assert torch.equal(torch.ops.gdn.chunk_(*call.tokens, state, **how), usual)
+    assert torch.equal(state, last)
+
+
 def test_chunk_writes_checkpoints():
     call = inputs.delta_rule(lengths=[130, 20, 64])
     checkpoints = torch.full((3, *call.state.shape[1:]), float("nan"))

@@ -124,6 +124,24 @@ def test_wrong_arguments(case):
     assert torch.equal(call.state, before)
 
 
+@pytest.mark.parametrize("function", ["ops.chunk", "ops.chunk_", "chunk_gated_delta_rule"])
+def test_a_context_split_of_no_name(function):
+    call = inputs.delta_rule()
+    before = call.state.clone()
+    message = 'gdn.chunk: context_split is "on", expected "auto", "fixed" or "off"'
+    if function == "chunk_gated_delta_rule":
+        with pytest.raises(ValueError) as error:
+            gdn.chunk_gated_delta_rule(*call.tokens, context_split="on")
+        assert str(error.value) == message
+        return
+    name = function.removeprefix("ops.")
+    for module, exception in ((torch.ops.gdn, RuntimeError), (gdn.ops, ValueError)):
+        with pytest.raises(exception) as error:
+            getattr(module, name)(*call.tokens, call.state, context_split="on", **call.options)
+        assert str(error.value) == message
+    assert torch.equal(call.state, before)
+
+
 def test_the_first_argument_is_no_tensor():
     with pytest.raises(TypeError, match="expected a tensor"):
         gdn.ops.l2norm(1.0)

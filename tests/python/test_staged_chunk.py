@@ -49,6 +49,17 @@ def test_any_chunk_size_computes_the_same(chunk_size, phase_b):
     assert_close(state, last, state=True)
 
 
+@pytest.mark.parametrize("context_split", ["auto", "fixed", "off"])
+def test_a_context_split_changes_no_bit(context_split):
+    x = inputs.of_kind(5, T=2200, K=16, V=16)
+    expected, last = run(x)
+    out, state = run(x, context_split=context_split)
+    assert torch.equal(out, expected) and torch.equal(state, last)
+    state = x.state.clone()
+    out = staged.chunk_(*x.tokens, state, state_layout="vk", context_split=context_split)
+    assert torch.equal(out, expected) and torch.equal(state, last)
+
+
 @pytest.mark.parametrize("T", [0, 1, 2, 63, 64, 65])
 def test_short_rows(T):
     x = inputs.of_kind(4, B=2, T=T)

@@ -81,7 +81,7 @@ TOKENS = {
     "cu of rows": {k: f(2, 6, 4 - 2 * (k in "qk"), 8 - 4 * (k == "v")) for k in "qkv"},
 }
 OPTIONS = {"compute": {"compute": "tf32"}}
-CHUNK = {"chunk_size": {"chunk_size": 0}}
+CHUNK = {"chunk_size": {"chunk_size": 0}, "context_split": {"context_split": "on"}}
 STATES = {
     "state": {"initial_state": f(3, 4, 8, 4)},
     "state axes": {"initial_state": f(4, 4, 8)},

@@ -15,6 +15,7 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 INDICES = (torch.int32, torch.int64)
 LAYOUTS = ("vk", "kv")
 COMPUTES = ("auto", "float32", "bfloat16")
+CONTEXT_SPLITS = ("auto", "fixed", "off")
 LARGEST = torch.finfo(torch.float32).max
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .call import Call
-from .check import Check
+from .check import CONTEXT_SPLITS, Check
 from .phase_a import phase_a
 from .phase_b import Walked, phase_b_legacy, phase_b_optimized
 from .preprocess import Chunks, preprocess
@@ -30,6 +30,7 @@ def chunk(
     state_layout: str,
     output_final_state: bool = False,
     chunk_size: int = 64,
+    context_split: str = "auto",
     solver: str = "exact",
     iterations: int = 14,
     phase_b: str = "legacy",
@@ -37,9 +38,9 @@ def chunk(
 ) -> tuple[Tensor, Tensor]:
     """torch.ops.gdn.chunk, and what steers the stages: `solver` ("exact", or "neumann" with
     `iterations`), `phase_b` ("legacy" or "optimized"), and `max_length`, a length that no sequence
-    exceeds: with it nothing waits for the device."""
+    exceeds: with it nothing waits for the device. There is no use for `context_split` here."""
     call = Call("gdn.chunk", q, k, v, g, beta, initial_state, state_layout, **options)
-    out, last, skipped = _run(call, chunk_size, solver, iterations, phase_b)
+    out, last, skipped = _run(call, chunk_size, context_split, solver, iterations, phase_b)
     return out, call.final(last, skipped) if output_final_state else q.new_empty(0)
 
 
@@ -54,6 +55,7 @@ def chunk_(
     *,
     state_layout: str,
     chunk_size: int = 64,
+    context_split: str = "auto",
     checkpoint_every: int = 0,
     checkpoints: Tensor | None = None,
     checkpoint_cu: Tensor | None = None,
@@ -72,17 +74,19 @@ def chunk_(
     # The states inside a chunk follow from v_new, which the optimized form does not have.
     if call.pool.writes_every_state:
         phase_b = "legacy"
-    out, last, skipped = _run(call, chunk_size, solver, iterations, phase_b)
+    out, last, skipped = _run(call, chunk_size, context_split, solver, iterations, phase_b)
     if not call.pool.writes_every_state:
         call.store(last, skipped)
     return out
 
 
 def _run(
-    call: Call, chunk_size: int, solver: str, iterations: int, phase_b: str
+    call: Call, chunk_size: int, context_split: str, solver: str, iterations: int, phase_b: str
 ) -> tuple[Tensor, Tensor, Tensor | None]:
+    check = Check(call.name)
     if chunk_size < 1:
-        Check(call.name).fail("chunk_size", f"is {chunk_size}", "at least 1")
+        check.fail("chunk_size", f"is {chunk_size}", "at least 1")
+    check.one_of("context_split", context_split, CONTEXT_SPLITS)
     if phase_b not in PHASE_B:
         raise ValueError(f"{call.name}: phase_b is {phase_b!r}, expected one of {list(PHASE_B)}")
     table, dtype = call.table(chunk_size), call.compute_dtype()
