@@ -111,6 +111,7 @@ TEST_F(CliRunTest, ChunkOnAPoolWithCheckpoints) {
                {"allow_neg_eigval", "true"},
                {"scale", "0.3"},
                {"format", "pt"},
+               {"context_split", "fixed"},
                {"checkpoint_every", "64"}});
   const std::string null_slot = "--null-slot " + std::to_string(data.null_slot.value());
   expect_same(
@@ -258,6 +259,7 @@ TEST_F(CliRunTest, Mistakes) {
   expect_mistake(line("--op chunk --layout vk --scale big"), "--scale is \"big\"");
   expect_mistake(line("--op chunk --layout vk --eps 1"), "--eps is no option of chunk");
   expect_mistake(line("--op chunk --layout vk --chunk-size 0"), "gdn.chunk: chunk_size");
+  expect_mistake(line("--op chunk --layout vk --context-split on"), "auto, fixed or off");
   expect_mistake(line("--op chunk --layout vk --kernel fpga"), "fpga");
   expect_mistake(line("--op chunk --layout vk --prefix layer0."), "\"layer0.q\"");
   expect_mistake(line("--op gating --no-final-state"), "no option of gating");

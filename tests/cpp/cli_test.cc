@@ -55,6 +55,8 @@ TEST_F(CliTest, WrongUseIsOneLineAndExitCodeTwo) {
   expect_mistake("plan chunk --v 257", "gdn.chunk: ");
   expect_mistake("plan chunk --tokens 10000000 --sequences 60000", "memory");
   expect_mistake("plan l2norm --kernel fpga", "fpga");
+  expect_mistake("plan chunk --context-split on", "--context-split");
+  expect_mistake("plan recurrent --context-split off", "--context-split");
   expect_mistake("plan chunk --lengths 1,2 --tokens 3", "--tokens");
   expect_mistake("verify --kernel fpga", "expected one of");
   expect_mistake("verify --case 'op=chunk K=999'", "K and V");
@@ -101,6 +103,13 @@ TEST_F(CliTest, PlanSaysWhatTheLibraryPlans) {
   EXPECT_EQ(planned.at("workers"), 2);
   EXPECT_EQ(planned.at("workspace_bytes"),
             2 * planned.at("workspace_bytes_per_worker").get<int64_t>());
+  for (const char* split : {"auto", "fixed", "off"}) {
+    // The CPU splits nothing.
+    const json one =
+        json_of(std::string("plan chunk --tokens 9000 --json --context-split ") + split);
+    EXPECT_EQ(one.at("first_segment_tokens"), 0);
+    EXPECT_EQ(one.at("segment_tokens"), 0);
+  }
   for (const char* op : {"chunk", "recurrent", "replay_verify", "replay_commit", "gating", "l2norm",
                          "rms_norm_gated", "causal_conv1d", "solve_tril"}) {
     const json one = json_of(std::string("plan ") + op + " --json");

@@ -251,6 +251,28 @@ def test_no_tokens_and_no_sequences():
     assert out.shape == (0, 70, 4, 48) and final.shape == (0, 4, 48, 32)
 
 
+def test_segments_are_joined_through_their_transitions():
+    """docs/algorithm.md, section 4: S <- S M + N of each segment, found without the others, is the
+    state of the one walk. In float64."""
+    call = inputs.delta_rule(T=150)
+    # So little decays and is written that a state is still felt at the end.
+    call.g *= 0.02
+    call.beta *= 0.2
+    options = dict(state_layout="vk", use_qk_l2norm=True)
+    cuts = [(0, 64), (64, 128), (128, 150)]
+    segments = [[x[:, begin:end] for x in call.tokens] for begin, end in cuts]
+    state = inputs.DeltaRule(*segments[0], call.state, options).reference()[1]
+    K = state.shape[-1]
+    for q, k, v, g, beta in segments[1:]:
+        no_values = torch.zeros(*v.shape[:3], K)
+        identity = torch.eye(K).expand(*state.shape[:2], K, K).contiguous()
+        M = inputs.DeltaRule(q, k, no_values, g, beta, identity, options).reference()[1]
+        N = inputs.DeltaRule(q, k, v, g, beta, call.state, options).reference(state=False)[1]
+        assert (state @ M).norm() > 0.1 * state.norm()
+        state = state @ M + N
+    assert torch.allclose(state, call.reference()[1], atol=1e-12)
+
+
 def test_the_reference_stages_agree_with_each_other():
     call = inputs.delta_rule(T=70)
     stages = torch.ops.gdn.reference_chunk_stages(

@@ -1,6 +1,6 @@
 """The stages of the chunked form between tensors [S,chunks,C,H,...], tokens before heads, where
 gdn.staged has heads before tokens. g is always the sum of log-decays from the chunk's start, in
-float32; what digits such a sum has lost (docs/algorithm.md, section 5) cannot be had back, which is
+float32; what digits such a sum has lost (docs/algorithm.md, section 6) cannot be had back, which is
 why the public operators do not go through it.
 """
 
