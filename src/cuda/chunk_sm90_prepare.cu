@@ -19,9 +19,10 @@
 namespace gdn::cuda::sm90 {
 namespace {
 
-// A block has four groups of four warps, each of which works by itself.
+// Groups of four warps, each of which works by itself: a block of four of them stays on its
+// multiprocessor beside the walk, blocks of one come and go where all are the preparation's.
 constexpr int kThreads = kTiles * kWarp;
-constexpr int kGroups = 4;
+constexpr int kGroupsOfMultiprocessor = 4;
 constexpr int kPanelBytes = kChunk * 128;  // 64 columns of k or q, as wgmma wants them
 
 // Of a value head, from its gates alone. Exponents are those of 2. Between two blocks of 16 rows
@@ -101,7 +102,6 @@ struct Items {
   int heads_at_once, group;  // value heads of an item at most, of a q/k head
   Divisor parts, heads, chunks_per_row;
   int shared_bytes;  // of a group
-  bool beside;       // the walk runs at the same time, and is told of every item
 };
 // An item in that numbering.
 struct Item {
@@ -842,20 +842,22 @@ __device__ __forceinline__ bool prepare_item(Shared& m, const DeltaRuleProblem& 
   return true;
 }
 
-template <class T, int K>
-__global__ void __launch_bounds__(kGroups* kThreads, 1)
+template <class T, int K, int kGroups>
+__global__ void __launch_bounds__(kGroups* kThreads, kGroupsOfMultiprocessor / kGroups)
     prepare_kernel(const __grid_constant__ DeltaRuleProblem p, const Flag flag,
                    const Records places, const Part part, const Ready ready, std::byte* workspace,
                    const __grid_constant__ Items items) {
   extern __shared__ __align__(1024) std::byte memory[];
-  const int group = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kThreads, 0);
+  constexpr bool kBeside = kGroups > 1;
+  const int group =
+      kGroups == 1 ? 0 : __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kThreads, 0);
   Shared& m = *reinterpret_cast<Shared*>(memory + group * items.shared_bytes);
   const int thread = thread_of_group();
   const uint32_t workers = gridDim.x * kGroups, worker = group * gridDim.x + blockIdx.x;
   const auto told = [&](const Item& item, int i) {
     return ready.of(workspace, part, part.first + item.chunk, item.first_head + i);
   };
-  if (items.beside) {
+  if constexpr (kBeside) {
     wait_for_memory_of_kernel_before();
     for (uint32_t i = worker + thread * workers; i < items.count; i += kThreads * workers) {
       const Item item(items, i);
@@ -869,28 +871,32 @@ __global__ void __launch_bounds__(kGroups* kThreads, 1)
   } else {
     let_next_kernel_in();
   }
-#pragma unroll 1
-  for (uint32_t i = worker; i < items.count; i += workers) {
+  const auto prepare = [&](uint32_t i) {
     const Item item(items, i);
-    const bool there = prepare_item<T, K>(m, p, flag, places, part, workspace, items, item);
-    // What was copied out, by some lanes of every warp, is written, or at least read.
-    if (items.beside) {
+    return prepare_item<T, K>(m, p, flag, places, part, workspace, items, item);
+  };
+  if constexpr (kBeside) {
+#pragma unroll 1
+    for (uint32_t i = worker; i < items.count; i += workers) {
+      const bool there = prepare(i);
       wait_bulk<0>();
-    } else {
-      wait_bulk_read<0>();
+      sync_group();
+      const Item item(items, i);
+      if (there && thread < item.count) store_release(told(item, thread), 1);
     }
-    sync_group();
-    if (items.beside && there && thread < item.count) store_release(told(item, thread), 1);
+  } else {
+    prepare(blockIdx.x);
+    wait_bulk_read<0>();  // shared memory is the next block's
   }
   // The end of this kernel is the end of all before it.
   if (blockIdx.x == 0 && threadIdx.x == 0) wait_for_memory_of_kernel_before();
 }
 
-template <class T, int K>
+template <class T, int K, int kGroups>
 Status prepare_items(const DeltaRuleProblem& problem, const Layout& layout, const Part& part,
                      std::byte* workspace, const Stream& stream, const Items& items,
                      int64_t blocks) {
-  return launch(&prepare_kernel<T, K>,
+  return launch(&prepare_kernel<T, K, kGroups>,
                 {std::min<int64_t>(blocks, items.count), kGroups * kThreads,
                  static_cast<size_t>(kGroups * items.shared_bytes), stream.stream, true},
                 problem, Flag{stream.out_of_range}, layout.records, part, layout.ready, workspace,
@@ -911,10 +917,10 @@ int64_t choose_heads_at_once(int64_t records, int64_t group, int64_t workers) {
 Status prepare(const DeltaRuleProblem& problem, const Device& device, const Layout& layout,
                const Part& part, std::byte* workspace, const Stream& stream) {
   const Shape& shape = problem.shape;
-  const int64_t blocks = layout.preparers > 0 ? layout.preparers : device.multiprocessors;
+  const int64_t multiprocessors = layout.beside() ? layout.preparers : device.multiprocessors;
   const int64_t chunks = part.end - part.first, group = shape.value_heads / shape.heads;
-  const int64_t heads_at_once =
-      choose_heads_at_once(chunks * shape.value_heads, group, kGroups * blocks);
+  const int64_t heads_at_once = choose_heads_at_once(chunks * shape.value_heads, group,
+                                                     kGroupsOfMultiprocessor * multiprocessors);
   const int64_t parts = (group + heads_at_once - 1) / heads_at_once;
   const auto shared = sizeof(Shared) + static_cast<size_t>(heads_at_once) * sizeof(HeadGates);
   const Items items{static_cast<uint32_t>(chunks * shape.heads * parts),
@@ -923,11 +929,14 @@ Status prepare(const DeltaRuleProblem& problem, const Device& device, const Layo
                     Divisor(parts),
                     Divisor(shape.heads),
                     Divisor(ChunkTable{problem.sequences, kChunk}.per_row()),
-                    static_cast<int>((shared + 1023) / 1024 * 1024),
-                    layout.preparers > 0};
+                    static_cast<int>((shared + 1023) / 1024 * 1024)};
   const auto run = [&](auto element, auto k) {
-    return prepare_items<decltype(element), decltype(k)::value>(problem, layout, part, workspace,
-                                                                stream, items, blocks);
+    using T = decltype(element);
+    constexpr int K = decltype(k)::value;
+    return layout.beside() ? prepare_items<T, K, kGroupsOfMultiprocessor>(
+                                 problem, layout, part, workspace, stream, items, multiprocessors)
+                           : prepare_items<T, K, 1>(problem, layout, part, workspace, stream, items,
+                                                    items.count);
   };
   const auto with_k = [&](auto element) {
     return shape.K == 64 ? run(element, std::integral_constant<int, 64>())
