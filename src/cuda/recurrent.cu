@@ -1,7 +1,7 @@
 // The recurrent operator: one launch, a warp for some V columns of a (sequence, value head). The
-// loads of the first token and of the state begin before anything waits for one; then the state goes
-// through the tokens in registers, and to its slot. No warp waits for another. The usual decode has
-// a kernel of its own (recurrent_usual.cu), which computes the same bits.
+// loads of the first token and of the state begin before anything waits for one; then the state
+// goes through the tokens in registers, and to its slot. No warp waits for another. The usual
+// decode has a kernel of its own (recurrent_usual.cu), which computes the same bits.
 #include "cuda/dependent.cuh"
 #include "cuda/kernels.h"
 #include "cuda/launch.h"

@@ -1,7 +1,6 @@
-// The usual decode: what recurrent.cu does, with nothing in it that the usual call does not need. A
-// fifth of the general kernel's parameters and half of its instructions, which is what the decode of
-// one sequence takes its time for; and 4 KB of state a warp, a block a warp, so that a
-// multiprocessor has many of them and in every stage.
+// The usual decode: what recurrent.cu does, with nothing in it that the usual call does not need.
+// Half of the parameters and half of the instructions: the decode of one sequence takes its time
+// for them, and with 16-bit states many sequences do too.
 #include "cuda/recurrent_usual.h"
 
 #include <optional>
@@ -32,8 +31,8 @@ struct NarrowIndex {
 };
 
 // Of a DeltaRuleProblem what the usual call needs. The rules of slots and sequences are problem.h's
-// and resolve.cuh's: they see a StateSlots and a SequenceTable whose other fields are known when the
-// kernel is compiled.
+// and resolve.cuh's: they see a StateSlots and a SequenceTable whose other fields are known when
+// the kernel is compiled.
 struct UsualCall : NarrowTokens {
   const std::byte* initial_state;
   std::byte* final_state;
@@ -87,9 +86,9 @@ __device__ __forceinline__ void prefetch_L2(const void* p) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
 }
 
-// While the kernel before may still run: hints, so that what is loaded after it has ended comes from
-// the second-level cache. Nothing is read here but the index, past the first-level cache, which
-// may be written yet: it only says which state to fetch, and is read again.
+// While the kernel before may still run: hints, so that what is loaded after it has ended comes
+// from the second-level cache. Nothing is read here but the index, past the first-level cache,
+// which may be written yet: it only says which state to fetch, and is read again.
 template <class Tile, class T>
 __device__ __forceinline__ void fetch_ahead(const UsualCall& p, const BlockPlace& place,
                                             const Tile& tile, int64_t head_bytes) {
@@ -122,21 +121,31 @@ __device__ __forceinline__ void fetch_ahead(const UsualCall& p, const BlockPlace
 #endif
 }
 
-template <class T, bool kVK, int kPerLane>
-struct UsualKernel {
-  // 4 KB of state a warp.
-  static constexpr int kColumns = kVK && sizeof(T) == 4 && kPerLane == 16 ? 2 : 4;
-  using Tile = StateTile<T, kVK, kPerLane, true, kColumns>;
+}  // namespace
+
+// How a kernel is cut. kFew: few blocks in all, so that what a block costs to start counts.
+template <class T, bool kVK, int kPerLane, bool kFew>
+struct UsualCut {
+  // 4 KB of state a warp, 8 KB where they are few.
+  static constexpr bool kHalf = kVK && sizeof(T) == 4 && kPerLane == 16 && !kFew;
+  using Tile = StateTile<T, kVK, kPerLane, true, kHalf ? 2 : 4>;
   // Of a block, at most. In layout [K,V] its warps read a row's columns side by side.
   static constexpr int kWarps = kVK ? 1 : 4;
-  static constexpr int kBlocks = kVK ? 16 : 3;  // of a multiprocessor, for the number of registers
+  // Blocks of a multiprocessor, for the number of registers: as many as spill none.
+  static constexpr bool kAll = sizeof(T) == 4 && kPerLane == 16 && !kHalf;  // 64 of them loaded
+  static constexpr int kBlocksOfOne = kVK ? (kHalf ? 20 : kAll ? 12 : 16) : 3;
+  static constexpr int kBlocksOfMany = kVK ? (kHalf ? 16 : kAll ? 10 : 12) : 3;
+  static constexpr int blocks(bool one_token) { return one_token ? kBlocksOfOne : kBlocksOfMany; }
 };
 
-template <class T, bool kVK, int kPerLane, RowsOf kRows>
-__global__ void __launch_bounds__(UsualKernel<T, kVK, kPerLane>::kWarps* kWarp,
-                                  UsualKernel<T, kVK, kPerLane>::kBlocks)
+namespace {
+
+// The kernel of one token a sequence, in rows of a batch, has no loop over tokens in it.
+template <class T, bool kVK, int kPerLane, bool kFew, RowsOf kRows, bool kOneToken>
+__global__ void __launch_bounds__(UsualCut<T, kVK, kPerLane, kFew>::kWarps* kWarp,
+                                  UsualCut<T, kVK, kPerLane, kFew>::blocks(kOneToken))
     usual_kernel(const __grid_constant__ UsualCall p) {
-  using Tile = typename UsualKernel<T, kVK, kPerLane>::Tile;
+  using Tile = typename UsualCut<T, kVK, kPerLane, kFew>::Tile;
   const BlockPlace place(p.grid);
   const int64_t n = place.n, head = place.head;
   Tile tile(Tile::kWholeK, p.V, static_cast<int>(place.part) * Tile::kWarpColumns);
@@ -144,19 +153,20 @@ __global__ void __launch_bounds__(UsualKernel<T, kVK, kPerLane>::kWarps* kWarp,
       int64_t{place.head} * (p.V * Tile::kWholeK * static_cast<int>(sizeof(T)));
   if (p.fetches_ahead && n < p.count) fetch_ahead<Tile, T>(p, place, tile, head_bytes);
   wait_for_kernel_before();
-  if (n >= p.count) return tile.zero_columns(p.out, tail_of(p.sequences()), head);
+  if (!kOneToken && n >= p.count) {
+    return tile.zero_columns(p.out, tail_of(p.sequences()), head);
+  }
   const StateSlots slots = p.slots();
-  const Sequence s = sequence_of(p.sequences(), n, p.flag);
-  // The indices of the states, then the first token, then the state.
-  const IndexBits index = read_index_of(slots, n, p.flag);
+  const Sequence s = kOneToken ? Sequence{n, 0, 1} : sequence_of(p.sequences(), n, p.flag);
   const auto places = [&](int64_t t) { return p.places(s, t, place.head, place.qk_head); };
+  // The indices of the states, then the first token, then the state.
+  const IndexBits read = read_index_of(slots, n, p.flag), written = written_index_of(slots, n);
   TokenRows<Tile, kPerLane, true, kRows> token;
   if (s.length > 0) token.begin(tile, p, places(0), head);
-  const StateSlots::Read from = read_of(slots, n, index, p.initial_slots, p.flag);
+  const StateSlots::Read from = read_of(slots, n, read, p.initial_slots, p.flag);
   if (from.skip) return tile.zero_columns(p.out, s, head);
   typename Tile::Loaded loaded;
   tile.begin_load(p.initial_state + from.slot * p.initial_stride + head_bytes, loaded);
-  const int64_t to = written_slot_of(slots, n, 0, p.final_slots, p.flag);
   if (s.length > 0) token.finish(p);
   tile.unpack(loaded);
   const auto step = [&](int64_t t) {
@@ -164,16 +174,16 @@ __global__ void __launch_bounds__(UsualKernel<T, kVK, kPerLane>::kWarps* kWarp,
     tile.step(token.k, token.q, token.decay, token.beta, p.scale, token.v, v_new, out);
     tile.store_columns(p.out.at(s, t, head), p.out.dtype, out);
   };
-  // The first token by itself: nothing of a loop takes registers from it.
   if (s.length > 0) step(0);
-  if (s.length > 1) token.prefetch(tile, p, places(1));
-#pragma unroll 1
-  for (int64_t t = 1; t < s.length; ++t) {
-    // On its way to the cache: in registers it would cost warps.
-    if (t + 1 < s.length) token.prefetch(tile, p, places(t + 1));
-    token.load(tile, p, places(t), head);
-    step(t);
+  if constexpr (!kOneToken) {
+    for (int64_t t = 1; t < s.length; ++t) {
+      token.load(tile, p, places(t), head);
+      // On its way to the cache: in registers it would cost warps.
+      if (t + 1 < s.length) token.prefetch(tile, p, places(t + 1));
+      step(t);
+    }
   }
+  const int64_t to = written_slot_of(slots, written, p.final_slots, p.flag);
   if (to >= 0) tile.store(p.final_state + to * p.final_stride + head_bytes);
 }
 
@@ -212,10 +222,33 @@ bool is_usual(const DeltaRuleProblem& p) {
     return false;
   }
   return with_usual_tile(p.initial_state.dtype, p.shape, [&](auto element, auto vk, auto per_lane) {
-    using Kernel = UsualKernel<decltype(element), decltype(vk)::value, per_lane>;
-    return p.shape.V % (Kernel::kWarps * Kernel::Tile::kWarpColumns) == 0;
+    using Cut = UsualCut<decltype(element), decltype(vk)::value, per_lane, true>;
+    return p.shape.V % (Cut::kWarps * Cut::Tile::kWarpColumns) == 0;
   });
 }
+
+namespace {
+
+template <class T, bool kVK, int kPerLane, bool kFew>
+Status run(UsualCall& call, const Shape& shape, int64_t sequences, const Device& device,
+           cudaStream_t stream) {
+  using Cut = UsualCut<T, kVK, kPerLane, kFew>;
+  const bool early = starts_early(device);
+  call.grid =
+      BlockGrid::of(shape, sequences, Cut::Tile::kWarpColumns, device.multiprocessors, Cut::kWarps);
+  // More warps would fetch ahead what the kernel before still has the memory's time for.
+  call.fetches_ahead =
+      early && call.grid.blocks * call.grid.warps <= int64_t{2} * device.multiprocessors;
+  const Launch how{call.grid.blocks, call.grid.warps * kWarp, 0, stream, early};
+  const bool one = call.row_length == 1 && call.cu_seqlens.data == nullptr;
+  if (shape.dtype == DType::kF32) {
+    return launch(&usual_kernel<T, kVK, kPerLane, kFew, RowsOf::kF32, false>, how, call);
+  }
+  return one ? launch(&usual_kernel<T, kVK, kPerLane, kFew, RowsOf::k16Bit, true>, how, call)
+             : launch(&usual_kernel<T, kVK, kPerLane, kFew, RowsOf::k16Bit, false>, how, call);
+}
+
+}  // namespace
 
 Status recurrent_usual(const DeltaRuleProblem& problem, const Device& device,
                        const Stream& stream) {
@@ -227,19 +260,16 @@ Status recurrent_usual(const DeltaRuleProblem& problem, const Device& device,
   return with_usual_tile(
       problem.initial_state.dtype, shape, [&](auto element, auto vk, auto per_lane) {
         using T = decltype(element);
-        using Kernel = UsualKernel<T, decltype(vk)::value, per_lane>;
-        call.grid = BlockGrid::of(shape, sequences, Kernel::Tile::kWarpColumns,
-                                  device.multiprocessors, Kernel::kWarps);
-        const bool early = starts_early(device);
-        // More blocks would fetch ahead what the kernel before still has the memory's time for.
-        call.fetches_ahead =
-            early && call.grid.blocks * call.grid.warps <= int64_t{4} * device.multiprocessors;
-        const Launch how{call.grid.blocks, call.grid.warps * kWarp, 0, stream.stream, early};
         constexpr bool kVK = decltype(vk)::value;
-        if (shape.dtype == DType::kF32) {
-          return launch(&usual_kernel<T, kVK, per_lane, RowsOf::kF32>, how, call);
+        // Where the two are cut differently.
+        if constexpr (UsualCut<T, kVK, per_lane, false>::kHalf) {
+          constexpr int kColumns = UsualCut<T, kVK, per_lane, true>::Tile::kWarpColumns;
+          const int64_t warps = sequences * shape.value_heads * (shape.V / kColumns);
+          if (warps > int64_t{8} * device.multiprocessors) {
+            return run<T, kVK, per_lane, false>(call, shape, sequences, device, stream.stream);
+          }
         }
-        return launch(&usual_kernel<T, kVK, per_lane, RowsOf::k16Bit>, how, call);
+        return run<T, kVK, per_lane, true>(call, shape, sequences, device, stream.stream);
       });
 }
 

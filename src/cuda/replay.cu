@@ -141,13 +141,19 @@ __device__ __forceinline__ void verify(Tile& tile, const Stage& tokens, const Pa
   }
 }
 
+// Warps of a block, at most: what they stage they share, and wait for. With 16-bit states there is
+// half the memory's time to stage in.
+template <class T>
+constexpr int kMostWarps = sizeof(T) == 2 ? 8 : 4;
+
 // kPlain: is_plain() holds.
 template <class T, bool kVK, int kPerLane, bool kPlain>
-__global__ void __launch_bounds__(128, kPerLane == 32 ? 2 : 4)
+__global__ void __launch_bounds__(kMostWarps<T>* kWarp, (kPerLane == 32 ? 8 : 16) / kMostWarps<T>)
     replay_kernel(const __grid_constant__ ReplayProblem p, const Flag flag, const BlockGrid grid) {
   using Tile = StateTile<T, kVK, kPerLane, kPlain>;
   // The records and the tokens are staged in turn, so that each needs one wait alone.
-  using Stage = TokenStage<kPerLane * kLanesPerColumn, kPlain>;
+  using Stage =
+      TokenStage<kPerLane * kLanesPerColumn, kPlain, kMostWarps<T> * columns_per_warp(kPerLane)>;
   __shared__ Stage records, tokens;
   __shared__ Pairs pairs;
   const Shape& shape = p.shape;
@@ -230,8 +236,8 @@ __global__ void __launch_bounds__(128, kPerLane == 32 ? 2 : 4)
   }
 }
 
-// The keys and decays of the new records: a warp for a token and q/k head of a sequence. All that it
-// reads was there before the kernel before it (which waited for what wrote it), so that it reads
+// The keys and decays of the new records: a warp for a token and q/k head of a sequence. All that
+// it reads was there before the kernel before it (which waited for what wrote it), so that it reads
 // before its own wait; what it writes that kernel reads.
 template <int kK>
 __global__ void __launch_bounds__(128)
@@ -310,7 +316,8 @@ Status replay(const ReplayProblem& problem, const Device& device, const Stream& 
       with_tile(problem.state.dtype, shape.layout, shape.K, [&](auto element, auto vk, auto size) {
         constexpr int kColumns = columns_per_warp(size);
         const int64_t sequences = shape.sequences + (problem.sequences.cu_seqlens.given() ? 1 : 0);
-        const BlockGrid grid = BlockGrid::of(shape, sequences, kColumns, device.multiprocessors);
+        const BlockGrid grid = BlockGrid::of(shape, sequences, kColumns, device.multiprocessors,
+                                             kMostWarps<decltype(element)>);
         const auto run = [&](auto plain) {
           return launch(&replay_kernel<decltype(element), decltype(vk)::value, size, plain>,
                         {grid.blocks, grid.warps * kWarp, 0, stream.stream, starts_early(device)},

@@ -161,7 +161,8 @@ struct StateTile {
       }
     }
   }
-  // Calls fetch(p) with an address in every line of 128 bytes that begin_load() reads of a whole tile.
+  // Calls fetch(p) with an address in every line of 128 bytes that begin_load() reads of a whole
+  // tile.
   template <class Fetch>
   __device__ __forceinline__ void each_line(const T* head, const Fetch& fetch) const {
     constexpr int kLine = 128 / static_cast<int>(sizeof(T));
@@ -169,7 +170,8 @@ struct StateTile {
     if constexpr (kVK) {
       const T* begin = head + first * kWholeK;
 #pragma unroll
-      for (int i = 0; i < kWarpColumns * kWholeK / kLine; i += kWarp) fetch(begin + (i + lane) * kLine);
+      for (int i = 0; i < kWarpColumns * kWholeK / kLine; i += kWarp)
+        fetch(begin + (i + lane) * kLine);
     } else {
 #pragma unroll
       for (int k = 0; k < kWholeK; k += kWarp) fetch(head + (k + lane) * V + first);

@@ -20,8 +20,8 @@ struct Columns {
 };
 
 // kK: K rounded up to what the lanes of a tile have. kPlain: it is K, and rows of K are of 16-bit
-// elements that begin at a multiple of four.
-template <int kK, bool kPlain = false>
+// elements that begin at a multiple of four. kColumns: of V, of a block, at most.
+template <int kK, bool kPlain = false, int kColumns = 64>
 struct TokenStage {
   static constexpr int kPerLane = kK == 256 ? 8 : 4;
 
@@ -30,7 +30,7 @@ struct TokenStage {
   float decay[kStagedTokens], beta[kStagedTokens];
 
   static constexpr int kFours = kPerLane / 4;
-  static constexpr int kValues = 2;  // of v for a lane, at most: 64 columns a block
+  static constexpr int kValues = kColumns / kWarp;  // of v for a lane
   struct RawRow {
     FourElements four[kFours];
   };
