@@ -65,6 +65,13 @@ typedef enum gdn_compute {
   GDN_COMPUTE_BFLOAT16
 } gdn_compute;
 
+/* Whether a GPU walks long sequences in segments side by side; gdn::ContextSplit. */
+typedef enum gdn_context_split {
+  GDN_CONTEXT_SPLIT_AUTO = 0,
+  GDN_CONTEXT_SPLIT_FIXED,
+  GDN_CONTEXT_SPLIT_OFF
+} gdn_context_split;
+
 typedef enum gdn_solve_method { GDN_SOLVE_EXACT = 0, GDN_SOLVE_NEUMANN } gdn_solve_method;
 
 /* A tensor, whose memory is the caller's. All zero is "not given". */
@@ -143,6 +150,8 @@ typedef struct gdn_chunk_args {
   int32_t use_qk_l2norm;           /* 0 or 1 */
   int32_t compute;                 /* gdn_compute */
   int32_t state_layout;            /* gdn_state_layout; has no default */
+  int32_t context_split;           /* gdn_context_split */
+  int32_t reserved;                /* 0 */
 } gdn_chunk_args;
 GDN_API gdn_status gdn_chunk(const gdn_context* context, const gdn_chunk_args* args, char* message,
                              size_t message_bytes);
@@ -267,7 +276,8 @@ typedef struct gdn_plan {
   int64_t tasks;
   char backend[32];
   char kernel[32];
-  char text[512]; /* one line for a person */
+  char text[512];                               /* one line for a person */
+  int64_t first_segment_tokens, segment_tokens; /* of a context split; 0: there is none */
 } gdn_plan;
 
 /* Checks the arguments as the operator does, then plans. */

@@ -70,6 +70,10 @@ template <class T>
 constexpr size_t kFirstSize = sizeof(T);
 template <>
 constexpr size_t kFirstSize<gdn_context> = offsetof(gdn_context, out_of_range);
+template <>
+constexpr size_t kFirstSize<gdn_chunk_args> = offsetof(gdn_chunk_args, context_split);
+template <>
+constexpr size_t kFirstSize<gdn_plan> = offsetof(gdn_plan, first_segment_tokens);
 
 // No struct of any version is larger: more is memory that nobody initialised.
 constexpr size_t kLargestSize = 1 << 16;
@@ -241,6 +245,7 @@ ChunkArgs convert(const gdn_chunk_args& c) {
   ChunkArgs args(layout_of(c.state_layout));
   convert_delta_rule(c, &args);
   set_if(c.chunk_size, &args.chunk_size);
+  args.context_split = enum_of<ContextSplit>(c.context_split);
   args.checkpoint_every = c.checkpoint_every;
   args.checkpoints = view_of(c.checkpoints);
   args.checkpoint_cu = view_of(c.checkpoint_cu);
@@ -353,6 +358,8 @@ gdn_status plan_args(Op op, const gdn_context* context, const C* args, gdn_plan*
                      copy_text(made.backend, result.backend, sizeof result.backend);
                      copy_text(made.kernel, result.kernel, sizeof result.kernel);
                      copy_text(to_string(made), result.text, sizeof result.text);
+                     result.first_segment_tokens = made.first_segment_tokens;
+                     result.segment_tokens = made.segment_tokens;
                      write_struct(result, plan);
                      return {};
                    });

@@ -116,6 +116,10 @@ std::string to_string(const Plan& plan) {
     text += plan.op == Op::kCausalConv1d ? " (channels in " : " (V in ";
     text += std::to_string(plan.parts) + " parts)";
   }
+  if (plan.segment_tokens > 0) {
+    text += ", segments of " + std::to_string(plan.first_segment_tokens) + " and then " +
+            std::to_string(plan.segment_tokens) + " tokens";
+  }
   text += " on " + std::to_string(plan.workers) + (plan.workers == 1 ? " worker" : " workers") +
           ", " + std::to_string(plan.workspace_bytes) + " bytes of workspace";
   return text;

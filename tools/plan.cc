@@ -14,7 +14,8 @@ namespace {
 
 struct Options {
   Op op = Op::kChunk;
-  std::string dtype = "fp32", state_dtype = "fp32", layout = "vk", compute = "auto", kernel;
+  std::string dtype = "fp32", state_dtype = "fp32", layout = "vk", compute = "auto",
+              context_split = "auto", kernel;
   int64_t tokens = 2048, sequences = 1, heads = 16, value_heads = 32, K = 128, V = 128;
   int64_t rows = 2048, D = 128, channels = 8192, W = 4, matrices = 1024, n = 64;
   std::vector<int64_t> lengths;
@@ -78,6 +79,13 @@ void fill_tokens(const Options& o, const Lengths& l, Addresses& memory, Args* ar
   args->cu_seqlens = cu_seqlens_view(l);
 }
 
+void put_context_split(const Options& o, ChunkArgs* args) {
+  args->context_split = o.context_split == "auto"    ? ContextSplit::kAuto
+                        : o.context_split == "fixed" ? ContextSplit::kFixed
+                                                     : ContextSplit::kOff;
+}
+void put_context_split(const Options&, RecurrentArgs*) {}
+
 template <class Args>
 Status plan_delta_rule(const Context& context, const Options& o, Plan* plan) {
   const Lengths l = lengths_of(o);
@@ -88,6 +96,7 @@ Status plan_delta_rule(const Context& context, const Options& o, Plan* plan) {
   args.compute = o.compute == "auto"   ? Compute::kAuto
                  : o.compute == "bf16" ? Compute::kBF16
                                        : Compute::kF32;
+  put_context_split(o, &args);
   return gdn::plan(context, args, plan);
 }
 
@@ -187,6 +196,8 @@ int run(const Options& o) {
     out["compute"] = compute;
     out["chunk"] = plan.chunk;
     out["parts"] = plan.parts;
+    out["first_segment_tokens"] = plan.first_segment_tokens;
+    out["segment_tokens"] = plan.segment_tokens;
     out["tasks"] = plan.tasks;
     out["workers"] = plan.workers;
     out["workspace_bytes_per_worker"] = plan.workspace_bytes_per_worker;
@@ -203,6 +214,8 @@ int run(const Options& o) {
   table.add({"compute", compute});
   table.add({"chunk", std::to_string(plan.chunk)});
   table.add({"parts", std::to_string(plan.parts)});
+  table.add({"first segment tokens", std::to_string(plan.first_segment_tokens)});
+  table.add({"segment tokens", std::to_string(plan.segment_tokens)});
   table.add({"tasks", std::to_string(plan.tasks)});
   table.add({"workers", std::to_string(plan.workers)});
   table.add({"workspace bytes per worker", std::to_string(plan.workspace_bytes_per_worker)});
@@ -244,6 +257,13 @@ class Flags {
         ->check(CLI::IsMember({"auto", "fp32", "bf16"}))
         ->capture_default_str();
   }
+  void context_split() {
+    command_
+        ->add_option("--context-split", o_->context_split,
+                     "Whether a GPU walks long sequences in segments")
+        ->check(CLI::IsMember({"auto", "fixed", "off"}))
+        ->capture_default_str();
+  }
   void rows() {
     count("--rows", &o_->rows, "Rows to normalise: tokens times heads", int64_t{1} << 32);
     count("--dim,-D", &o_->D, "Elements of a row", kTokens);
@@ -260,6 +280,7 @@ class Flags {
         dtype("Of q, k, v and the output");
         states();
         if (op != Op::kReplayVerify) compute();
+        if (op == Op::kChunk) context_split();
         break;
       case Op::kReplayCommit:
         count("--tokens,-T", &o_->tokens, "Records of a slot", kTokens);

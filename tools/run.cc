@@ -40,6 +40,7 @@ constexpr Flag kFlags[] = {
     {"null_slot", "--null-slot", "A slot that means padding"},
     {"compute", "--compute", "Operands of the matrix products: auto, fp32 or bf16"},
     {"chunk_size", "--chunk-size", "Of the reference's staged pipeline"},
+    {"context_split", "--context-split", "Segments of long sequences: auto, fixed or off"},
     {"checkpoint_every", "--checkpoint-every", "Keep the state after so many tokens each"},
     {"eps", "--eps", "Of l2norm and rms_norm_gated"},
     {"silu", "--silu,!--no-silu", "After causal_conv1d", true},

@@ -119,6 +119,7 @@ void for_each_option(ChunkArgs& a, const Visit& visit) {
   for_each_token_option(a, visit);
   visit("compute", a.compute);
   visit("chunk_size", a.chunk_size);
+  visit("context_split", a.context_split);
   visit("checkpoint_every", a.checkpoint_every);
 }
 template <class Visit>

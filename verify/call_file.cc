@@ -148,6 +148,11 @@ Status read_option(const std::string& where, const std::string& text, Compute* v
       {"auto", Compute::kAuto}, {"fp32", Compute::kF32}, {"bf16", Compute::kBF16}};
   return read_word(where, text, kWords, "auto, fp32 or bf16", value);
 }
+Status read_option(const std::string& where, const std::string& text, ContextSplit* value) {
+  static constexpr Word<ContextSplit> kWords[] = {
+      {"auto", ContextSplit::kAuto}, {"fixed", ContextSplit::kFixed}, {"off", ContextSplit::kOff}};
+  return read_word(where, text, kWords, "auto, fixed or off", value);
+}
 Status read_option(const std::string& where, const std::string& text, SolveMethod* value) {
   static constexpr Word<SolveMethod> kWords[] = {{"exact", SolveMethod::kExact},
                                                  {"neumann", SolveMethod::kNeumann}};

@@ -33,7 +33,7 @@ Status read_tensors(const SafetensorsFile& file, const std::string& prefix,
                     const std::vector<TensorPlace>& places, const std::string& arguments);
 
 // An option's value from its text: numbers, "1" or "0" or "true" or "false", "vk" or "kv", "auto",
-// "fp32" or "bf16", "exact" or "neumann". `where` begins the message: "--scale".
+// "fp32" or "bf16", "fixed" or "off", "exact" or "neumann". `where` begins the message: "--scale".
 Status read_option(const std::string& where, const std::string& text, std::string* value);
 Status read_option(const std::string& where, const std::string& text, bool* value);
 Status read_option(const std::string& where, const std::string& text, int64_t* value);
@@ -41,6 +41,7 @@ Status read_option(const std::string& where, const std::string& text, float* val
 Status read_option(const std::string& where, const std::string& text, double* value);
 Status read_option(const std::string& where, const std::string& text, StateLayout* value);
 Status read_option(const std::string& where, const std::string& text, Compute* value);
+Status read_option(const std::string& where, const std::string& text, ContextSplit* value);
 Status read_option(const std::string& where, const std::string& text, SolveMethod* value);
 template <class T>
 Status read_option(const std::string& where, const std::string& text, std::optional<T>* value) {

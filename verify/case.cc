@@ -59,6 +59,10 @@ struct Words<Compute> {
   static constexpr std::string_view list[] = {"auto", "f32", "bf16"};
 };
 template <>
+struct Words<ContextSplit> {
+  static constexpr std::string_view list[] = {"auto", "fixed", "off"};
+};
+template <>
 struct Words<Input> {
   static constexpr std::string_view list[kInputCount] = {
       "usual",    "identical_keys", "common_keys", "forget_once", "forget_always", "forget_whole",
@@ -149,6 +153,7 @@ void for_each_field(CaseType& c, const Visit& visit) {
   visit("checkpoint_every", c.checkpoint_every);
   visit("compute", c.compute);
   visit("chunk_size", c.chunk_size);
+  visit("context_split", c.context_split);
   visit("D", c.D);
   visit("W", c.W);
   visit("spare", c.spare);

@@ -101,6 +101,7 @@ struct Case {
   int64_t checkpoint_every = 0;  // chunk only
   Compute compute = Compute::kAuto;
   int64_t chunk_size = 64;
+  ContextSplit context_split = ContextSplit::kAuto;
   // causal_conv1d, which has none of H, HV, K, V, layout, gates and what follows them.
   int64_t D = 64, W = 4;
   int64_t spare = 0;           // inputs in a state past the W - 1 that are needed

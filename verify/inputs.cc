@@ -244,6 +244,7 @@ ChunkArgs DeltaRuleData::chunk_args() const {
   ChunkArgs args(about.layout);
   set_delta_rule_args(*this, &args);
   args.chunk_size = about.chunk_size;
+  args.context_split = about.context_split;
   args.checkpoint_every = about.checkpoint_every;
   args.checkpoints = checkpoints.view();
   args.checkpoint_cu = checkpoint_cu.view();

@@ -41,6 +41,14 @@ enum class StateLayout : uint8_t {
 // and the running state are float32 always.
 enum class Compute : uint8_t { kAuto, kF32, kBF16 };
 
+// Whether a GPU walks a long sequence in segments side by side, where there are too few heads to
+// keep it at work: exactly but for rounding, through the segments' transitions, for some more
+// products (docs/algorithm.md). kAuto: where that is faster, by the whole call and the device; so
+// the bits of a sequence may depend on the batch that it is in. kFixed: by the sequence alone, in
+// segments of fixed lengths, if the kernel has a split and there are no more value heads than a
+// constant of the architecture. kOff: never. The CPU has no use for it. Plan::segment_tokens tells.
+enum class ContextSplit : uint8_t { kAuto, kFixed, kOff };
+
 // The arguments that chunk() and recurrent() share. Optional tensors are those marked "or absent".
 struct DeltaRuleArgs {
   TensorView q;    // float [B,T,H,K]
@@ -98,6 +106,8 @@ struct ChunkArgs : DeltaRuleArgs {
 
   // Steers the reference's staged pipeline only; a fused kernel has a chunk of its own. >= 1.
   int64_t chunk_size = 64;
+
+  ContextSplit context_split = ContextSplit::kAuto;
 
   // With checkpoint_every = c > 0 (a multiple of 64) the state of sequence n after token (j+1)c,
   // for j = 0 .. floor(T_n / c) - 1, goes to row checkpoint_cu[n] + j of checkpoints.

@@ -45,8 +45,9 @@ struct Shape {
   DType state_dtype = DType::kF32;
   StateLayout layout = StateLayout::kVK;
   Compute compute = Compute::kAuto;
-  int64_t chunk_size = 64;   // of the reference's staged pipeline
-  int64_t state_length = 0;  // causal_conv1d: S, or 0 without states
+  int64_t chunk_size = 64;                           // of the reference's staged pipeline
+  ContextSplit context_split = ContextSplit::kAuto;  // of chunk
+  int64_t state_length = 0;                          // causal_conv1d: S, or 0 without states
 };
 
 // The names are static strings.
@@ -59,6 +60,9 @@ struct Plan {
   int64_t chunk = 0;                // tokens of a chunk; 0 where there are none
   int64_t parts = 1;  // into how many V ranges the value heads of a q/k head are split, or channel
                       // ranges the convolution
+  // Of a context split, in tokens: of a sequence's first segment and of the others, which a
+  // sequence has if it is longer than the first. 0: sequences are not split.
+  int64_t first_segment_tokens = 0, segment_tokens = 0;
   int64_t tasks = 0;
   int workers = 1;
   size_t workspace_bytes_per_worker = 0;

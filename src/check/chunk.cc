@@ -56,6 +56,8 @@ Status check(const ChunkArgs& args, DeltaRuleProblem* problem) {
   check_delta_rule(check, args, problem);
   check.at_least("chunk_size", args.chunk_size, 1);
   problem->shape.chunk_size = args.chunk_size;
+  check.context_split(args.context_split);
+  problem->shape.context_split = args.context_split;
   check_checkpoints(check, args, problem);
   check.overlaps();
   check_slots(check, *problem);

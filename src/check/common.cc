@@ -165,6 +165,12 @@ void Check::compute(Compute value) {
        "kAuto, kF32 or kBF16");
 }
 
+void Check::context_split(ContextSplit value) {
+  if (value <= ContextSplit::kOff) return;
+  fail(kInvalid, "context_split", "is " + std::to_string(static_cast<int>(value)),
+       "kAuto, kFixed or kOff");
+}
+
 void Check::tensor(const char* name, const TensorView& view, const Extents& extents, DTypes dtypes,
                    Contiguous contiguous, Access access) {
   if (!ok()) return;

@@ -113,6 +113,7 @@ class Check {
   // A dimension with a limit: 1 to 256.
   void dim(const char* argument, const char* name, int64_t value);
   void compute(Compute value);
+  void context_split(ContextSplit value);
   // Options become floats: they must fit in one.
   void finite(const char* name, double value);
   void not_negative(const char* name, double value);

@@ -22,6 +22,7 @@ Status check(const Shape& shape) {
   check.at_least("state_length", shape.state_length, 0);
   check.at_least("chunk_size", shape.chunk_size, 1);
   check.compute(shape.compute);
+  check.context_split(shape.context_split);
   const bool has_heads = shape.op == Op::kChunk || shape.op == Op::kRecurrent ||
                          shape.op == Op::kReplayVerify || shape.op == Op::kReplayCommit;
   if (has_heads) {

@@ -1,6 +1,7 @@
 // Every kernel, compiled for the instruction set of the target file that includes this.
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>

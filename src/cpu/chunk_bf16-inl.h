@@ -16,9 +16,10 @@ constexpr int kPairStride = 256 / 2 + 16;
 
 // The substitution works on s_i v_new_i, which is what arrives in the state at the chunk's end: s_i
 // is to_end of the gates, so that the value that is rounded for the state is the one that later
-// rows of the substitution take. Where to_end is outside (1e-25, 1e6), or NaN, s_i is 1, and the
-// row is rounded apart for the state. Not held: g that rises by 31 and more and falls by 89 within
-// a chunk, where products of a row that arrives and a later one that does not can overflow.
+// rows of the substitution take. Where to_end is outside (1e-16, 1e6), or NaN, s_i is 1, and the
+// row is rounded apart for the state. So is every row before it: 1 / s_i is a factor of what later
+// rows take, and where g rises and then falls, of a product past float32's exponent. (With g <= 0
+// and norms alike the rows before it have the smaller to_end anyway.)
 struct alignas(64) ArrivalScales {
   float value[kChunk];    // beta_i s_i: of v_i
   float key[kChunk];      // beta_i s_i exp(G_i) norm(k_i): of S k_i, k_i not normalised
@@ -122,6 +123,14 @@ HWY_INLINE Vec with_usual_nan(Vec x) {
   return hn::IfThenElse(hn::IsNaN(x), nan, x);
 }
 
+// An infinity as the largest float of its sign, as decays are: what it is multiplied with may be
+// zero.
+HWY_INLINE Vec finite(Vec x) {
+  const Vec most = hn::Set(F32(), std::numeric_limits<float>::max());
+  // Of a NaN and another operand Min and Max give the second.
+  return hn::Max(hn::Neg(most), hn::Min(most, x));
+}
+
 // The scales of a value head's chunk, and the matrices of its gates in terms of them: minus_a from
 // and to scaled rows, attention from scaled ones.
 HWY_INLINE void scale_to_arrival(const ChunkBf16Scratch& scratch) {
@@ -130,16 +139,18 @@ HWY_INLINE void scale_to_arrival(const ChunkBf16Scratch& scratch) {
   ChunkGates& gates = *scratch.common.gates;
   ArrivalScales& scales = *scratch.scales;
   const Vec one = hn::Set(d, 1.0f), to_end = with_usual_nan(load(gates.to_end));
-  // What is smaller arrives as nothing beside anything else; larger are decays that grow (g > 0).
-  const auto arrives =
-      hn::And(hn::Gt(to_end, hn::Set(d, 1e-25f)), hn::Lt(to_end, hn::Set(d, 1e6f)));
+  // What is smaller arrives as nothing beside anything else, and times small values would be a
+  // denormal, that is lost to the output; larger are decays that grow (g > 0).
+  const auto in_range =
+      hn::And(hn::Gt(to_end, hn::Set(d, 1e-16f)), hn::Lt(to_end, hn::Set(d, 1e6f)));
+  // The rows after the last one that is not in range.
+  const auto outside = static_cast<uint16_t>(~in_range.raw);
+  const auto arrives = hn::Not(hn::FirstN(d, static_cast<size_t>(std::bit_width(outside))));
   const Vec scale = hn::IfThenElse(arrives, to_end, one);
   const Vec inverse = hn::Div(one, scale);
   const Vec value = with_usual_nan(hn::Mul(load(gates.beta), scale));
   store(value, scales.value);
-  // Finite, as decays are: S k may be zero. Min gives its second operand where that is a NaN.
-  const Vec most = hn::Set(d, std::numeric_limits<float>::max());
-  store(with_usual_nan(hn::Min(most, hn::Mul(value, load(gates.key_decay)))), scales.key);
+  store(with_usual_nan(finite(hn::Mul(value, load(gates.key_decay)))), scales.key);
   store(inverse, scales.inverse);
   store(hn::IfThenElse(arrives, one, to_end), scales.rest);
   scales.all_arrive = hn::AllTrue(d, arrives);
@@ -147,7 +158,7 @@ HWY_INLINE void scale_to_arrival(const ChunkBf16Scratch& scratch) {
   store(scale, row_scales);
   for (int i = 0; i < kChunk; ++i) {
     const Vec a = hn::Mul(load(gates.minus_a[i]), hn::Set(d, row_scales[i]));
-    store(with_usual_nan(hn::Mul(a, inverse)), gates.minus_a[i]);
+    store(with_usual_nan(finite(hn::Mul(a, inverse))), gates.minus_a[i]);
     store(hn::Mul(load(gates.attention[i]), inverse), gates.attention[i]);
   }
 }
@@ -231,18 +242,21 @@ struct PanelStepBf16 : PanelRows<bf16> {
         _mm512_storeu_si512(pairs + i / 2 * kPanel + j * kLanes, pairs_of_bf16(even, odd));
       }
     }
-    if (HWY_UNLIKELY(!scratch.scales->all_arrive)) take_rest(tile, r);
+    if (HWY_UNLIKELY(!scratch.scales->all_arrive)) take_rest(r);
   }
-  // The pairs again, with what arrives of rows whose scale is not to_end.
-  HWY_NOINLINE void take_rest(const Tile<kRows, kVecs>& tile, int r) const {
+  // The pairs again, with what arrives of rows whose scale is not to_end. Not of the tile: to be
+  // passed it would lie in memory, and every step on it write there.
+  HWY_NOINLINE void take_rest(int r) const {
     const F32 d;
     const float* rest = scratch.scales->rest + r;
+    const float* v_new = scratch.common.v_new + r * kPanel;
     uint32_t* pairs = scratch.decayed + r / 2 * kPanel;
     for (int i = 0; i < kRows; i += 2) {
       for (int j = 0; j < kVecs; ++j) {
-        const Vec even = hn::Mul(hn::Set(d, rest[i]), tile.at[i][j]);
-        const Vec odd = hn::Mul(hn::Set(d, rest[i + 1]), tile.at[i + 1][j]);
-        _mm512_storeu_si512(pairs + i / 2 * kPanel + j * kLanes, make_pairs(even, odd));
+        const float* even = v_new + i * kPanel + j * kLanes;
+        const Vec low = hn::Mul(hn::Set(d, rest[i]), load(even));
+        const Vec high = hn::Mul(hn::Set(d, rest[i + 1]), load(even + kPanel));
+        _mm512_storeu_si512(pairs + i / 2 * kPanel + j * kLanes, make_pairs(low, high));
       }
     }
   }

@@ -124,9 +124,14 @@ Status plan_for(const Shape& shape, const Device& device, std::string_view kerne
       plan->chunk = tensor_cores ? 64 : 16;
       plan->parts = (shape.V + columns - 1) / columns;
       plan->tasks = shape.sequences * shape.value_heads * plan->parts;
-      plan->workspace_bytes_per_worker = !tensor_cores           ? 0
-                                         : plan->kernel == kSm90 ? chunk_sm90_workspace(shape)
-                                                                 : chunk_workspace(shape);
+      if (tensor_cores && plan->kernel == kSm90) {
+        const sm90::Layout layout = chunk_sm90_layout(shape, device);
+        plan->first_segment_tokens = layout.segments.first * plan->chunk;
+        plan->segment_tokens = layout.segments.length * plan->chunk;
+        plan->workspace_bytes_per_worker = static_cast<size_t>(layout.bytes());
+      } else if (tensor_cores) {
+        plan->workspace_bytes_per_worker = chunk_workspace(shape);
+      }
       break;
     }
     case Op::kRecurrent:

@@ -5,6 +5,7 @@
 #include "cuda/chunk_record.h"
 #include "cuda/chunk_sm90_record.h"
 #include "cuda/chunk_sm90_stages.h"
+#include "cuda/chunk_split.h"
 #include "cuda/chunk_stages.h"
 #include "cuda/kernels.h"
 
@@ -32,40 +33,46 @@ Status chunk_tensor_cores(const DeltaRuleProblem& problem, const Device& device,
   return status;
 }
 
-namespace {
-
-// As many chunks to a part as a buffer holds. Fewer would hide more of the preparation behind the
-// walk, but the two slow each other down, and a part costs some 10 microseconds.
-sm90::Parts sm90_parts(const Shape& shape) {
+sm90::Layout chunk_sm90_layout(const Shape& shape, const Device& device) {
+  sm90::Layout layout;
+  // As many chunks to a part as a buffer holds. Fewer would hide more of the preparation behind the
+  // walk, but the two slow each other down, and a part costs some 10 microseconds.
   const int64_t chunks = ChunkRecords::chunk_bound(shape);
-  const int64_t of_a_chunk =
-      sm90::Records{1, shape.value_heads, shape.heads, shape.K, shape.V}.part_bytes();
-  return {chunks, std::clamp<int64_t>(sm90_record_bytes / of_a_chunk, 1, chunks)};
-}
-
-sm90::Records sm90_records(const Shape& shape, const sm90::Parts& parts) {
-  return {parts.of_one, shape.value_heads, shape.heads, shape.K, shape.V};
-}
-
-}  // namespace
-
-size_t chunk_sm90_workspace(const Shape& shape) {
-  const sm90::Parts parts = sm90_parts(shape);
-  return static_cast<size_t>(sm90_records(shape, parts).bytes(parts));
+  const auto records = [&](int64_t of_part) {
+    return sm90::Records{of_part, shape.value_heads, shape.heads, shape.K, shape.V};
+  };
+  layout.parts = {chunks,
+                  std::clamp<int64_t>(sm90_record_bytes / records(1).part_bytes(), 1, chunks)};
+  layout.segments = sm90::choose_segments(shape, device, layout.parts.of_one);
+  // Where sequences are split by themselves alone, no part may cut them.
+  if (layout.segments.split() && shape.context_split == ContextSplit::kFixed) {
+    layout.parts.of_one = chunks;
+  }
+  layout.records = records(layout.parts.of_one);
+  layout.boundaries = {layout.segments.boundaries(layout.parts.of_one), shape.value_heads, shape.K,
+                       shape.V, layout.records.bytes(layout.parts)};
+  return layout;
 }
 
 Status chunk_sm90(const DeltaRuleProblem& problem, const Device& device, std::byte* workspace,
                   const Stream& stream) {
-  const sm90::Parts parts = sm90_parts(problem.shape);
-  const sm90::Records records = sm90_records(problem.shape, parts);
+  const sm90::Layout layout = chunk_sm90_layout(problem.shape, device);
+  const sm90::Parts& parts = layout.parts;
   const sm90::TokenMaps maps = sm90::token_maps(problem);
   Status status;
   for (int64_t i = 0; i < parts.count() && status.ok(); ++i) {
     const int64_t first = i * parts.of_one;
     const sm90::Part part{first, std::min(first + parts.of_one, parts.chunks), i,
                           i + 1 == parts.count()};
-    status = sm90::prepare(problem, device, records, part, workspace, stream);
-    if (status.ok()) status = sm90::walk(problem, maps, records, part, workspace, stream);
+    const auto walk = [&](sm90::Segment segment) {
+      return sm90::walk(problem, maps, layout, part, segment, workspace, stream);
+    };
+    status = sm90::prepare(problem, device, layout.records, part, workspace, stream);
+    if (status.ok()) status = walk(sm90::Segment::kFirst);
+    if (!layout.segments.split()) continue;
+    if (status.ok()) status = walk(sm90::Segment::kBefore);
+    if (status.ok()) status = sm90::fold(problem, layout, part, workspace, stream);
+    if (status.ok()) status = walk(sm90::Segment::kAfter);
   }
   return status;
 }

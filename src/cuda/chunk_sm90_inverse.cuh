@@ -60,7 +60,7 @@ struct alignas(16) TilePlace {
   }
 };
 constexpr int kPlaces = kTiles * (kTiles - 1) / 2;
-constexpr int place_of(int row_tile, int column_tile) {
+GDN_HOST_DEVICE constexpr int place_of(int row_tile, int column_tile) {
   return row_tile * (row_tile - 1) / 2 + column_tile;
 }
 
@@ -172,17 +172,28 @@ __device__ __forceinline__ void store_transposed(const SplitTile& x, uint32_t T_
   store_matrices_transposed(T_low + at, x.low[0], x.low[1], x.low[2], x.low[3]);
 }
 
-// The blocks of column `kColumn` below the diagonal, which is given as invert_diagonal made it;
-// those of the other columns are in the record. Stores them there.
-template <int kColumn>
-__device__ __forceinline__ void solve_column(SplitTile diagonal, const TilePlace* B,
-                                             uint32_t T_high, uint32_t T_low, FiniteCheck* check,
-                                             int lane) {
+__device__ __forceinline__ SplitTile load_transposed(uint32_t T_high, uint32_t T_low, int row_tile,
+                                                     int column_tile, int lane) {
+  const uint32_t at = HeadRecord::tile_offset(row_tile, column_tile) +
+                      HeadRecord::in_tile(lane / 16 * 8 + lane % 8, lane / 8 % 2 * 8);
+  SplitTile x;
+  load_matrices_transposed(T_high + at, x.high);
+  load_matrices_transposed(T_low + at, x.low);
+  return x;
+}
+
+// The blocks of a column below the diagonal, which is given as invert_diagonal made it; those of
+// the other columns are in the record. Stores them there. A shorter column is the end of a longer
+// one's code.
+__device__ __forceinline__ void solve_column(int column, const SplitTile& diagonal,
+                                             const TilePlace* B, uint32_t T_high, uint32_t T_low,
+                                             FiniteCheck* check, int lane) {
   const int in_tile = HeadRecord::in_tile(lane / 8 % 2 * 8 + lane % 8, lane / 16 * 8);
   float x[kTiles][2][4] = {};
   SplitTile last = diagonal;
 #pragma unroll
-  for (int w = kColumn + 1; w < kTiles; ++w) {
+  for (int w = 1; w < kTiles; ++w) {
+    if (w <= column) continue;
 #pragma unroll
     for (int below = w; below < kTiles; ++below) {
       multiply_add(x[below], last, B[place_of(below, w - 1)].load(lane));
@@ -195,7 +206,7 @@ __device__ __forceinline__ void solve_column(SplitTile diagonal, const TilePlace
     multiply_add(y, split(x[w], 1.0f), own);
     last = split(y, -1.0f);
     check->add(last);
-    store_transposed(last, T_high, T_low, w, kColumn, lane);
+    store_transposed(last, T_high, T_low, w, column, lane);
   }
 }
 

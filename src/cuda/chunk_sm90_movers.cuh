@@ -4,6 +4,7 @@
 // read or written, and tensors that are not aligned by all lanes.
 #pragma once
 
+#include "cuda/chunk_sm90_layout.h"
 #include "cuda/chunk_sm90_shared.cuh"
 #include "cuda/chunk_sm90_stages.h"
 #include "cuda/element.cuh"
@@ -25,6 +26,16 @@ __device__ __forceinline__ void load_tile(const CUtensorMap& map, const TilePosi
       "l"(&map), "r"(barrier), "r"(at.element), "r"(at.head), "r"(at.token), "r"(at.batch)
       : "memory");
 }
+// To all blocks of a cluster, as copy_bulk_in_all.
+__device__ __forceinline__ void load_tile_to_all(const CUtensorMap& map, const TilePosition& at,
+                                                 uint32_t to, uint32_t barrier, uint16_t blocks) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      ".multicast::cluster [%0], [%1, {%3,%4,%5,%6}], [%2], %7;" ::"r"(to),
+      "l"(&map), "r"(barrier), "r"(at.element), "r"(at.head), "r"(at.token), "r"(at.batch),
+      "h"(blocks)
+      : "memory");
+}
 __device__ __forceinline__ void store_tile(const CUtensorMap& map, const TilePosition& at,
                                            uint32_t from) {
   asm volatile(
@@ -34,12 +45,27 @@ __device__ __forceinline__ void store_tile(const CUtensorMap& map, const TilePos
       : "memory");
 }
 
+// What a block is there for: outputs, and the state after them; that state alone, from zero; or a
+// transition (chunk_sm90_segments.h).
+enum class Walk { kOutputs, kState, kTransition };
+
+// The two blocks of a value head are a cluster: k, q and what the preparation left are the same for
+// both, so each loads half of it, for both. A block by itself is a cluster, too.
+struct Cluster {
+  int rank = cluster_rank(), size = cluster_size();
+  __device__ bool alone() const { return size == 1; }
+  // Whether this block loads piece i for all.
+  __device__ bool loads(int i) const { return alone() || i % 2 == rank; }
+  __device__ uint16_t all() const { return static_cast<uint16_t>((1 << size) - 1); }
+};
+
 // What a block works on.
 struct Block {
+  Walk walk;
   Sequence s;
-  int qk_head, value_head, v0;  // v0: the first column
+  int qk_head, value_head, v0;  // v0: the first column, of V or of a transition's rows
   int64_t number;               // of the sequence's first chunk, in the numbering of records
-  int64_t begin, end;           // chunks of the sequence that are this part's
+  int64_t begin, end;           // chunks of the sequence
   __device__ int valid_tokens(int64_t chunk) const {
     const int64_t left = s.length - chunk * kChunk;
     return static_cast<int>(left < kChunk ? left : kChunk);
@@ -119,6 +145,10 @@ __device__ void load_tokens(Shared<K>& m, const DeltaRuleProblem& p, const Token
                             const Block& block) {
   using Stage = Tokens<K>;
   Cursor<Shared<K>::kTokenStages> at;
+  const Cluster cluster;
+  // Values of a transition are zeros that are there already.
+  const bool queries = block.walk == Walk::kOutputs, values = block.walk != Walk::kTransition;
+  const int tiles = Stage::kRowTiles * (queries ? 2 : 1) + (values ? 1 : 0);
 #pragma unroll 1
   for (int64_t c = block.begin; c < block.end; ++c, at.advance()) {
     Stage& to = m.tokens[at.stage];
@@ -127,23 +157,31 @@ __device__ void load_tokens(Shared<K>& m, const DeltaRuleProblem& p, const Token
     wait_barrier(shared_address(&m.tokens_empty[at.stage]), at.phase ^ 1);
     if (maps.given && block.valid_tokens(c) == kChunk) {
       if (!leads()) continue;
-      arrive_expecting(full, (2 * Stage::kRowTiles + 1) * kTileBytes);
+      arrive_expecting(full, tiles * kTileBytes);
+      const auto load_shared = [&](const CUtensorMap& map, const std::byte* tiles, int first) {
 #pragma unroll
-      for (int i = 0; i < Stage::kRowTiles; ++i) {
-        load_tile(maps.k, block.position(c, block.qk_head, i * 64),
-                  shared_address(to.k) + i * kTileBytes, full);
+        for (int i = 0; i < Stage::kRowTiles; ++i) {
+          if (!cluster.loads(first + i)) continue;
+          const TilePosition at = block.position(c, block.qk_head, i * 64);
+          const uint32_t tile = shared_address(tiles) + i * kTileBytes;
+          if (cluster.alone()) {
+            load_tile(map, at, tile, full);
+          } else {
+            load_tile_to_all(map, at, tile, full, cluster.all());
+          }
+        }
+      };
+      load_shared(maps.k, to.k, 0);
+      if (values) {
+        load_tile(maps.v, block.position(c, block.value_head, block.v0), shared_address(to.v),
+                  full);
       }
-      load_tile(maps.v, block.position(c, block.value_head, block.v0), shared_address(to.v), full);
-#pragma unroll
-      for (int i = 0; i < Stage::kRowTiles; ++i) {
-        load_tile(maps.q, block.position(c, block.qk_head, i * 64),
-                  shared_address(to.q) + i * kTileBytes, full);
-      }
+      if (queries) load_shared(maps.q, to.q, Stage::kRowTiles);
       continue;
     }
     Pieces<T, K>(p.k, block, c, block.qk_head, 0).load(to.k);
-    Pieces<T, K>(p.q, block, c, block.qk_head, 0).load(to.q);
-    Pieces<T, kColumns>(p.v, block, c, block.value_head, block.v0).load(to.v);
+    if (queries) Pieces<T, K>(p.q, block, c, block.qk_head, 0).load(to.q);
+    if (values) Pieces<T, kColumns>(p.v, block, c, block.value_head, block.v0).load(to.v);
     commit_copies();
     wait_for_copies<0>();
     fence_async_proxy();
@@ -152,8 +190,8 @@ __device__ void load_tokens(Shared<K>& m, const DeltaRuleProblem& p, const Token
   }
 }
 
-// What a lane copies of every chunk: lanes 0 to 11 a panel of T or P, two others the vectors and
-// the keys.
+// What a lane copies of every chunk: lanes 0 to 11 a panel of T or P (which outputs alone want),
+// three others the vectors and each half of the keys.
 struct LaneCopy {
   uint32_t to = 0;  // from the stage's beginning
   const std::byte* from = nullptr;
@@ -162,7 +200,7 @@ struct LaneCopy {
 };
 template <int K>
 __device__ LaneCopy copy_of_lane(const Records& records, const HeadRecord* head,
-                                 const KeyRecord<K>* keys) {
+                                 const KeyRecord<K>* keys, bool outputs) {
   constexpr int kPanels = 3 * Panels::kCount;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   LaneCopy copy;
@@ -174,37 +212,70 @@ __device__ LaneCopy copy_of_lane(const Records& records, const HeadRecord* head,
               panel * Panels::kPanelBytes + above;
     copy.from =
         head->T_high + matrix * HeadRecord::kMatrixBytes + HeadRecord::tile_offset(panel, panel);
-    copy.bytes = Panels::kPanelBytes - above;
+    const bool wanted = outputs || lane < 2 * Panels::kCount;
+    copy.bytes = wanted ? Panels::kPanelBytes - above : 0;
   } else if (lane == kPanels) {
     copy.to = offsetof(Prepared<K>, vectors);
     copy.from = reinterpret_cast<const std::byte*>(&head->vectors);
     copy.bytes = sizeof(RecordVectors);
-  } else if (lane == kPanels + 1) {
-    copy.to = offsetof(Prepared<K>, keys);
-    copy.from = keys->k;
+  } else if (lane <= kPanels + 2) {
+    constexpr int kHalf = sizeof(KeyRecord<K>) / 2;
+    const int at = (lane - kPanels - 1) * kHalf;
+    copy.to = offsetof(Prepared<K>, keys) + at;
+    copy.from = keys->k + at;
     copy.stride = records.heads * static_cast<int64_t>(sizeof(KeyRecord<K>));
-    copy.bytes = sizeof(KeyRecord<K>);
+    copy.bytes = kHalf;
   }
   return copy;
 }
 
+// Chunks from `chunk` on whose records are written, 1 at least: waits for it.
+__device__ inline int64_t ready_chunks(const Layout& layout, const Part& part, std::byte* workspace,
+                                       const Block& block, int64_t chunk) {
+  constexpr int kAtOnce = kWarp / 2;  // half of the lanes look for matrices, half for keys
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int64_t group = layout.records.value_heads / layout.records.heads;
+  const int64_t head = lane < kAtOnce ? block.value_head : block.qk_head * group;
+  const int64_t mine = chunk + lane % kAtOnce;
+  uint32_t there;
+  do {
+    const bool ready = mine >= block.end || load_acquire(layout.ready.of(
+                                                workspace, part, block.number + mine, head)) != 0;
+    there = __ballot_sync(kAllLanes, ready);
+    there &= there >> kAtOnce;
+  } while ((there & 1) == 0);
+  fence_async_proxy_of_memory();
+  __syncwarp();
+  return __ffs(static_cast<int>(~(there & 0xffffu))) - 1;
+}
+
 template <int K>
-__device__ void load_prepared(Shared<K>& m, const Records& records, const Part& part,
+__device__ void load_prepared(Shared<K>& m, const Layout& layout, const Part& part,
                               std::byte* workspace, const Block& block) {
-  constexpr int kBytes =
-      sizeof(KeyRecord<K>) + 3 * HeadRecord::kMatrixBytes + sizeof(RecordVectors);
+  const Records& records = layout.records;
+  const bool outputs = block.walk == Walk::kOutputs;
+  const int bytes = static_cast<int>(sizeof(KeyRecord<K>) + sizeof(RecordVectors)) +
+                    (outputs ? 3 : 2) * HeadRecord::kMatrixBytes;
   Cursor<Shared<K>::kPreparedStages> at;
   const int64_t number = block.number + block.begin;
-  LaneCopy copy = copy_of_lane(records, records.head(workspace, part, number, block.value_head),
-                               records.template keys<K>(workspace, part, number, block.qk_head));
+  LaneCopy copy =
+      copy_of_lane(records, records.head(workspace, part, number, block.value_head),
+                   records.template keys<K>(workspace, part, number, block.qk_head), outputs);
+  const Cluster cluster;
+  if (!cluster.loads(static_cast<int>(threadIdx.x) % kWarp)) copy.bytes = 0;
+  int64_t ready = layout.beside() ? block.begin : block.end;  // up to here
 #pragma unroll 1
   for (int64_t c = block.begin; c < block.end; ++c, at.advance()) {
     const uint32_t full = shared_address(&m.prepared_full[at.stage]);
+    if (c == ready) ready += ready_chunks(layout, part, workspace, block, c);
     wait_barrier(shared_address(&m.prepared_empty[at.stage]), at.phase ^ 1);
-    if (leads()) arrive_expecting(full, kBytes);
+    if (leads()) arrive_expecting(full, bytes);
     __syncwarp();
-    if (copy.bytes > 0) {
-      copy_bulk_in(shared_address(&m.prepared[at.stage]) + copy.to, copy.from, copy.bytes, full);
+    const uint32_t to = shared_address(&m.prepared[at.stage]) + copy.to;
+    if (copy.bytes > 0 && cluster.alone()) {
+      copy_bulk_in(to, copy.from, copy.bytes, full);
+    } else if (copy.bytes > 0) {
+      copy_bulk_in_all(to, copy.from, copy.bytes, full, cluster.all());
     }
     copy.from += copy.stride;
   }
@@ -213,6 +284,7 @@ __device__ void load_prepared(Shared<K>& m, const Records& records, const Part& 
 template <class T, int K>
 __device__ void store_outputs(Shared<K>& m, const DeltaRuleProblem& p, const TokenMaps& maps,
                               const Block& block) {
+  if (block.walk != Walk::kOutputs) return;
   Cursor<Shared<K>::kOutStages> at;
 #pragma unroll 1
   for (int64_t c = block.begin; c < block.end; ++c, at.advance()) {

@@ -9,6 +9,7 @@
 #include "cuda/chunk_sm90_stages.h"
 #include "cuda/chunk_table.cuh"
 #include "cuda/dependent.cuh"
+#include "cuda/divisor.cuh"
 #include "cuda/gates.cuh"
 #include "cuda/hopper.cuh"
 #include "cuda/launch.h"
@@ -18,52 +19,68 @@
 namespace gdn::cuda::sm90 {
 namespace {
 
+// A block has four groups of four warps, each of which works by itself.
 constexpr int kThreads = kTiles * kWarp;
+constexpr int kGroups = 4;
 constexpr int kPanelBytes = kChunk * 128;  // 64 columns of k or q, as wgmma wants them
 
 // Of a value head, from its gates alone. Exponents are those of 2. Between two blocks of 16 rows
 // D_ij is the product of two factors that meet at the first row of i's block: a factor a row and a
 // factor a column in place of an exponential an element.
 struct alignas(16) HeadGates {
-  float2 G[kChunk];   // a sum of two floats, for differences of any two
-  float row[kChunk];  // exp(G_i - G_first)
-  float
-      column[kPlaces * kTile];  // exp(G_first - G_j), j before the rows of block w: from 8 w (w-1)
-  float from_start[kChunk], to_end[kChunk];  // exp(G_i), exp(G_C - G_i)
-  float beta[kChunk];                        // over T_power
-  float decay, T_power;
+  float2 G[kChunk];  // a sum of two floats, for differences of any two
+  // Of block w's rows, from 8 w (w + 1): exp(G_first - G_j) of the columns j before them, then
+  // exp(G_i - G_first) of the rows. The warp of these rows writes and reads them.
+  float factors[(kPlaces + kTiles) * kTile];
+  float beta[kChunk];  // over T_power
+  float sum, T_power;  // of g; power of two
   // Sums of g rise so far that the products of two factors may not hold: then the exponent of the
   // largest D_ij, rounded up, else 0.
   float rise;
+
+  __device__ __forceinline__ const float* factors_of(int w) const {
+    return factors + 8 * w * (w + 1);
+  }
 };
 
-// T and B of the head in work and P of three heads lie where the rows of k and q were: P leaves
-// while the next is made.
-constexpr int kPlacesOfP = 3;
+// A value head's T and B.
+struct SystemPlace {
+  std::byte T_high[HeadRecord::kMatrixBytes], T_low[HeadRecord::kMatrixBytes];
+  TilePlace B[kPlaces];
+};
+// Matrices lie where the rows of k and q were: P of three heads, so that one leaves while the next
+// is made, then the systems of two.
+constexpr int kPlacesOfP = 3, kPair = 2;
 struct Shared {
   union {
     std::byte rows[4 * kPanelBytes];  // k, then q
     struct {
-      union {
-        struct {
-          std::byte T_high[HeadRecord::kMatrixBytes], T_low[HeadRecord::kMatrixBytes];
-          TilePlace B[kPlaces];
-        };
-        float large_T[kChunk * kChunk];
-      };
+      std::byte k_rows[2 * kPanelBytes];  // of K = 128; still to be read when P is made
       std::byte P[kPlacesOfP][HeadRecord::kMatrixBytes];
     };
+    SystemPlace systems[kPair];
+    float large_T[kChunk * kChunk];
   };
   DiagonalPlace diagonal[kTiles];
   float k_norm[kChunk], q_norm[kChunk];  // kn and qn of the record; 0 past the end
-  float k_power[kChunk], k_power_inverse[kChunk];
+  float k_power_inverse[kChunk];
+  uint32_t to_halves[kChunk];                     // ToHalves of k's rows
   uint32_t k_largest[kTiles], q_largest[kTiles];  // bits of |k_i|^2 and |q_i|^2, of the warps
   uint32_t largest[kTiles];                       // bits of |T_ij|
-  bool infinite[kTiles];                          // whether T is, in the warps
+  // Whether T is, in the columns of blocks.
+  alignas(4) bool infinite[kPair][kTiles];
   HeadGates heads[];
 };
 static_assert(offsetof(Shared, P) + sizeof(Shared::P) <= sizeof(Shared::rows));
+static_assert(sizeof(Shared::systems) <= sizeof(Shared::rows));
 static_assert(offsetof(Shared, heads) % 16 == 0);
+
+__device__ __forceinline__ int thread_of_group() {
+  return static_cast<int>(threadIdx.x) % kThreads;
+}
+__device__ __forceinline__ void sync_group() {
+  sync_threads<kThreads>(1 + static_cast<int>(threadIdx.x) / kThreads);
+}
 
 __device__ __forceinline__ float exp2_quick(float x) {
   float result;
@@ -75,6 +92,34 @@ __device__ __forceinline__ float exp2_finite(float x) {
   const float e = exp2_quick(x);
   return e > FLT_MAX ? FLT_MAX : e;
 }
+
+// --- Which block has what
+
+// What a group of threads works on at a time: a chunk, a q/k head, and some of its value heads.
+struct Items {
+  uint32_t count;
+  int heads_at_once, group;  // value heads of an item at most, of a q/k head
+  Divisor parts, heads, chunks_per_row;
+  int shared_bytes;  // of a group
+  bool beside;       // the walk runs at the same time, and is told of every item
+};
+// An item in that numbering.
+struct Item {
+  uint32_t chunk;
+  int64_t head, first_head;
+  int count;
+  bool first;  // of its q/k head
+  __device__ __forceinline__ Item(const Items& items, uint32_t number) {
+    const uint32_t outer = items.parts.divide(number);
+    chunk = items.heads.divide(outer);
+    head = outer - chunk * items.heads.value;
+    const int first_of_group =
+        static_cast<int>(number - outer * items.parts.value) * items.heads_at_once;
+    first_head = head * items.group + first_of_group;
+    count = min(items.heads_at_once, items.group - first_of_group);
+    first = first_of_group == 0;
+  }
+};
 
 // --- Loads
 
@@ -89,15 +134,22 @@ struct RowLoader {
   int rows;  // that exist
 
   __device__ __forceinline__ void start(const TokenTensor& x, uint32_t tile) const {
-    const int part = static_cast<int>(threadIdx.x) % kParts;
-    const int first = static_cast<int>(threadIdx.x) / kParts;
+    const int part = thread_of_group() % kParts;
+    const int first = thread_of_group() / kParts;
     const std::byte* from = x.at(s, t0 + first, head) + part * 16;
     const int64_t step = x.token_stride * 2 * kStep;
     const uint32_t to = tile + part / 8 * kPanelBytes + swizzled(first, part % 8 * 8);
     if (is_aligned(from, 16) && x.token_stride % 8 == 0) {
+      if (rows == kChunk) {
 #pragma unroll
-      for (int i = 0; i < kChunk / kStep; ++i, from += step) {
-        copy_async(to + i * kStep * 128, from, first + i * kStep < rows ? 16 : 0);
+        for (int i = 0; i < kChunk / kStep; ++i, from += step) {
+          copy_async(to + i * kStep * 128, from);
+        }
+      } else {
+#pragma unroll 1
+        for (int i = 0; i < kChunk / kStep; ++i, from += step) {
+          copy_async(to + i * kStep * 128, from, first + i * kStep < rows ? 16 : 0);
+        }
       }
     } else {
 #pragma unroll 1
@@ -118,27 +170,38 @@ struct RowLoader {
   }
 };
 
-// --- Gates: a warp a value head, a lane tokens 2 lane and 2 lane + 1.
+// --- Gates. A warp has g of a value head and the same or another one beta, a lane tokens 2 lane
+// and 2 lane + 1.
 
+// Requested; nothing waits for them before they are looked at.
 struct LaneGates {
-  GateBits bits[2];
+  GateBits bits[2] = {};
   bool valid[2];
 
-  __device__ __forceinline__ void load(const GateInputs& gates, const Sequence& s, int64_t t0,
-                                       int64_t head, int lane) {
+  // rows: of the chunk that exist.
+  __device__ __forceinline__ LaneGates(int rows, int lane)
+      : valid{2 * lane < rows, 2 * lane + 1 < rows} {}
+  __device__ __forceinline__ void load_decay(const GateInputs& gates, const Sequence& s, int64_t t0,
+                                             int64_t head, int lane) {
+    const TokenTensor& input = decay_input(gates);
+    const std::byte* at = input.at(s, t0 + 2 * lane, head);
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
-      const int64_t t = t0 + 2 * lane + e;
-      valid[e] = t < s.length;
-      bits[e] = {};
-      if (valid[e]) bits[e] = load_gate_bits(gates, s, t, head);
+      if (valid[e]) bits[e] = load_decay_bits(gates, at, head);
+      at += input.token_stride * size_of(input.dtype);
+    }
+  }
+  __device__ __forceinline__ void load_strength(const GateInputs& gates, const Sequence& s,
+                                                int64_t t0, int64_t head, int lane) {
+    const TokenTensor& input = strength_input(gates);
+    const std::byte* at = input.at(s, t0 + 2 * lane, head);
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      if (valid[e]) bits[e].strength = load_strength_bits(gates, at);
+      at += input.token_stride * size_of(input.dtype);
     }
   }
 };
-
-__device__ __forceinline__ void store_pair(float* to, int lane, float a, float b) {
-  reinterpret_cast<float2*>(to)[lane] = {a, b};
-}
 
 // HeadGates::rise.
 __device__ __forceinline__ float steep_rise(const float (&g)[2], const double (&G)[2], int lane) {
@@ -162,17 +225,15 @@ __device__ __forceinline__ float steep_rise(const float (&g)[2], const double (&
   return fmaxf(rise, 1.0f);
 }
 
-__device__ __forceinline__ void fill_gates(HeadGates& h, const GateInputs& gates,
-                                           const LaneGates& loaded, int lane) {
+// Sums of g.
+__device__ __forceinline__ void fill_decays(HeadGates& h, const GateInputs& gates,
+                                            const LaneGates& loaded, int lane) {
   constexpr double kLog2E = 1.4426950408889634;
-  constexpr float kFaint = 1.0f / 1024;  // a beta below loses digits in float16
-  float g[2], beta[2];
+  float g[2];
 #pragma unroll
   for (int e = 0; e < 2; ++e) {
-    Gate gate{0, 0};
-    if (loaded.valid[e]) gate = gate_of(gates, loaded.bits[e]);
-    g[e] = gate.g < kLeastDecay ? kLeastDecay : gate.g;
-    beta[e] = gate.beta;
+    g[e] = loaded.valid[e] ? g_of(gates, loaded.bits[e]) : 0.0f;
+    if (g[e] < kLeastDecay) g[e] = kLeastDecay;
   }
   double sum = static_cast<double>(g[0]) + static_cast<double>(g[1]);
 #pragma unroll
@@ -184,15 +245,10 @@ __device__ __forceinline__ void fill_gates(HeadGates& h, const GateInputs& gates
   double before = __shfl_up_sync(kAllLanes, sum, 1);
   if (lane == 0) before = 0;
   const double G[2] = {(before + static_cast<double>(g[0])) * kLog2E, sum * kLog2E};
-  const double end = total * kLog2E;
 
   float rise = 0;
   if (__any_sync(kAllLanes, g[0] > 0 || g[1] > 0)) rise = steep_rise(g, G, lane);
 
-  const auto exponentials = [&](float* to, double sign, double from) {
-    store_pair(to, lane, exp2_finite(static_cast<float>(sign * (G[0] - from))),
-               exp2_finite(static_cast<float>(sign * (G[1] - from))));
-  };
   float high[2], low[2];
 #pragma unroll
   for (int e = 0; e < 2; ++e) {
@@ -200,29 +256,47 @@ __device__ __forceinline__ void fill_gates(HeadGates& h, const GateInputs& gates
     low[e] = static_cast<float>(G[e] - static_cast<double>(high[e]));
   }
   reinterpret_cast<float4*>(h.G)[lane] = {high[0], low[0], high[1], low[1]};
-  exponentials(h.from_start, 1, 0);
-  exponentials(h.to_end, -1, end);
-  constexpr int kLanesPerTile = kTile / 2;
-  exponentials(h.row, 1, __shfl_sync(kAllLanes, G[0], lane / kLanesPerTile * kLanesPerTile));
-#pragma unroll
-  for (int w = 1; w < kTiles; ++w) {
-    const double first = __shfl_sync(kAllLanes, G[0], w * kLanesPerTile);
-    if (lane < w * kLanesPerTile) exponentials(h.column + place_of(w, 0) * kTile, -1, first);
-  }
 
-  // Scaled up where all are faint; NaN and infinity count as large.
+  if (lane == 0) {
+    h.sum = static_cast<float>(total);
+    h.rise = rise;
+  }
+}
+
+// beta, scaled up where all are faint; NaN and infinity count as large.
+__device__ __forceinline__ void fill_strengths(HeadGates& h, const GateInputs& gates,
+                                               const LaneGates& loaded, int lane) {
+  constexpr float kFaint = 1.0f / 1024;  // a beta below loses digits in float16
+  float beta[2];
+#pragma unroll
+  for (int e = 0; e < 2; ++e) {
+    beta[e] = loaded.valid[e] ? beta_of(gates, loaded.bits[e].strength) : 0.0f;
+  }
   const uint32_t largest = __reduce_max_sync(
       kAllLanes,
       max(__float_as_uint(beta[0]) & 0x7fffffffu, __float_as_uint(beta[1]) & 0x7fffffffu));
   const float power =
       largest < __float_as_uint(kFaint) ? power_of_two(__uint_as_float(largest)) : 1.0f;
   const float inverse = inverse_power(power);
-  store_pair(h.beta, lane, beta[0] * inverse, beta[1] * inverse);
-  if (lane == 0) {
-    h.decay = fminf(decay_of(static_cast<float>(total)), FLT_MAX);
-    if (!(total == total)) h.decay = static_cast<float>(total);
-    h.T_power = power;
-    h.rise = rise;
+  reinterpret_cast<float2*>(h.beta)[lane] = {beta[0] * inverse, beta[1] * inverse};
+  if (lane == 0) h.T_power = power;
+}
+
+// exp(G_i - G_j) from sums of two floats.
+__device__ __forceinline__ float decay_exponent(float2 Gi, float Gj_high, float Gj_low) {
+  return __fadd_rn(__fsub_rn(Gi.x, Gj_high), __fsub_rn(Gi.y, Gj_low));
+}
+
+// HeadGates::factors of the rows of warp w, by that warp.
+__device__ __forceinline__ void fill_factors(HeadGates& h, int w, int lane) {
+  const float2 first = h.G[w * kTile];
+#pragma unroll
+  for (int part = 0; part < kChunk / kWarp; ++part) {
+    const int j = part * kWarp + lane;
+    if (j >= (w + 1) * kTile) break;
+    const float2 G = h.G[j];
+    const float d = decay_exponent(first, G.x, G.y);
+    h.factors[8 * w * (w + 1) + j] = exp2_finite(j < w * kTile ? d : -d);
   }
 }
 
@@ -238,6 +312,19 @@ __device__ __forceinline__ void multiply_rows(float (&d)[32], uint32_t a, uint32
   }
 }
 
+// The code for the four warps is one, lest they compete for the instruction cache: the block on the
+// diagonal, which lies elsewhere in each, is put last, where nothing but the last warp's lies below
+// or on the diagonal.
+constexpr int kDiagonal = 3 * kTile / 2;  // its first register
+__device__ __forceinline__ void put_diagonal_last(float (&x)[32], int warp) {
+#pragma unroll
+  for (int w = 0; w + 1 < kTiles; ++w) {
+#pragma unroll
+    for (int e = 0; e < kTile / 2; ++e) {
+      if (w == warp) x[kDiagonal + e] = x[w * kTile / 2 + e];
+    }
+  }
+}
 // Of the diagonal of x, the elements of rows lane / 4 and 8 further of the warp's 16; right in the
 // lanes of has_diagonal.
 __device__ __forceinline__ bool has_diagonal(int lane) { return lane % 4 == lane / 8; }
@@ -267,28 +354,30 @@ __device__ __forceinline__ float row_power(float square) {
 struct LanePlace {
   int warp, lane, i0, i1, column;
   __device__ __forceinline__ LanePlace()
-      : warp(__shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarp, 0)),
+      : warp(__shfl_sync(kAllLanes, thread_of_group() / kWarp, 0)),
         lane(static_cast<int>(threadIdx.x) % kWarp),
         i0(warp * kTile + lane / 4),
         i1(i0 + 8),
         column(lane % 4 * 2) {}
+  // The same, not known to be: else the compiler keeps the addresses of all places through loops.
+  __device__ __forceinline__ LanePlace again() const {
+    LanePlace at = *this;
+    asm volatile("" : "+r"(at.lane));
+    at.i0 = at.warp * kTile + at.lane / 4;
+    at.i1 = at.i0 + 8;
+    at.column = at.lane % 4 * 2;
+    return at;
+  }
 };
-
-// exp(G_i - G_j) from sums of two floats, over a power of two; 0 where the mask says so, which is
-// before the exponential.
-__device__ __forceinline__ float decay_exponent(float2 Gi, float Gj_high, float Gj_low) {
-  return __fadd_rn(__fsub_rn(Gi.x, Gj_high), __fsub_rn(Gi.y, Gj_low));
-}
 
 // D_ij kn_j of the lane's elements in the block on the diagonal: of its upper left, lower left and
 // lower right 8 x 8 parts.
-template <int W>
 struct DiagonalDecay {
   float upper[2], corner[2], lower[2];
 
   __device__ __forceinline__ DiagonalDecay(const Shared& m, const HeadGates& h,
                                            const LanePlace& at) {
-    const int j = W * kTile + at.column;
+    const int j = at.warp * kTile + at.column;
     const float4 left = *reinterpret_cast<const float4*>(h.G + j);
     const float4 right = *reinterpret_cast<const float4*>(h.G + j + 8);
     const float2 left_norm = *reinterpret_cast<const float2*>(m.k_norm + j);
@@ -306,12 +395,11 @@ struct DiagonalDecay {
 };
 
 // D_ij kn_j of columns 8 n + ... left of the diagonal, but for the row's factor.
-template <int W>
 __device__ __forceinline__ float2 column_factor(const Shared& m, const HeadGates& h, int n,
                                                 const LanePlace& at) {
   const int j = 8 * n + at.column;
   const float2 norm = *reinterpret_cast<const float2*>(m.k_norm + j);
-  const float2 f = *reinterpret_cast<const float2*>(h.column + place_of(W, 0) * kTile + j);
+  const float2 f = *reinterpret_cast<const float2*>(h.factors_of(at.warp) + j);
   return {f.x * norm.x, f.y * norm.y};
 }
 
@@ -322,55 +410,56 @@ __device__ __forceinline__ void store_P(const uint32_t (&P)[4], uint32_t matrix,
                  P[0], P[1], P[2], P[3]);
 }
 
-// Rows 16 W to 16 W + 15 of P, up to the diagonal. scale: over P_power.
-template <int W>
+// The warp's rows of P, up to the diagonal. scale: over P_power.
 __device__ __forceinline__ void make_P(const float (&qk)[32], const Shared& m, const HeadGates& h,
                                        float scale, uint32_t matrix, const LanePlace& at) {
   const float q0 = scale * m.q_norm[at.i0], q1 = scale * m.q_norm[at.i1];
-  const float row0 = q0 * h.row[at.i0], row1 = q1 * h.row[at.i1];
+  const float row0 = q0 * h.factors_of(at.warp)[at.i0], row1 = q1 * h.factors_of(at.warp)[at.i1];
 #pragma unroll
-  for (int tile = 0; tile < W; ++tile) {
+  for (int tile = 0; tile + 1 < kTiles; ++tile) {
+    if (tile >= at.warp) break;
     uint32_t P[4];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int n = 2 * tile + half;
-      const float2 f = column_factor<W>(m, h, n, at);
+      const float2 f = column_factor(m, h, n, at);
       P[2 * half] = pack_halves(qk[4 * n] * f.x * row0, qk[4 * n + 1] * f.y * row0);
       P[2 * half + 1] = pack_halves(qk[4 * n + 2] * f.x * row1, qk[4 * n + 3] * f.y * row1);
     }
-    store_P(P, matrix, W, tile, at.lane);
+    store_P(P, matrix, at.warp, tile, at.lane);
   }
-  const DiagonalDecay<W> d(m, h, at);
-  const float* x = qk + 8 * W;
+  const DiagonalDecay d(m, h, at);
+  const float* x = qk + kDiagonal;
   const uint32_t P[4] = {pack_halves(x[0] * d.upper[0] * q0, x[1] * d.upper[1] * q0),
                          pack_halves(x[2] * d.corner[0] * q1, x[3] * d.corner[1] * q1), 0,
                          pack_halves(x[6] * d.lower[0] * q1, x[7] * d.lower[1] * q1)};
-  store_P(P, matrix, W, W, at.lane);
+  store_P(P, matrix, at.warp, at.warp, at.lane);
 }
 
-// Of B and diag(beta) B rows 16 W to 16 W + 15: blocks left of the diagonal to m.B, the 8 x 8 parts
+// The warp's rows of B and diag(beta) B: blocks left of the diagonal to `blocks`, the 8 x 8 parts
 // on it to m.diagonal, the one between these to the result.
-template <int W>
 __device__ __forceinline__ SplitPair make_system(const float (&kk)[32], Shared& m,
-                                                 const HeadGates& h, const LanePlace& at) {
+                                                 const HeadGates& h, TilePlace* blocks,
+                                                 const LanePlace& at) {
   const float k0 = h.T_power * m.k_norm[at.i0], k1 = h.T_power * m.k_norm[at.i1];
-  const float row0 = k0 * h.row[at.i0], row1 = k1 * h.row[at.i1];
+  const float row0 = k0 * h.factors_of(at.warp)[at.i0], row1 = k1 * h.factors_of(at.warp)[at.i1];
 #pragma unroll
-  for (int tile = 0; tile < W; ++tile) {
+  for (int tile = 0; tile + 1 < kTiles; ++tile) {
+    if (tile >= at.warp) break;
     SplitTile B;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int n = 2 * tile + half;
-      const float2 f = column_factor<W>(m, h, n, at);
+      const float2 f = column_factor(m, h, n, at);
       B.set(2 * half, split(kk[4 * n] * f.x * row0, kk[4 * n + 1] * f.y * row0));
       B.set(2 * half + 1, split(kk[4 * n + 2] * f.x * row1, kk[4 * n + 3] * f.y * row1));
     }
-    m.B[place_of(W, tile)].store(B, at.lane);
+    blocks[place_of(at.warp, tile)].store(B, at.lane);
   }
-  const DiagonalDecay<W> d(m, h, at);
-  const float* x = kk + 8 * W;
+  const DiagonalDecay d(m, h, at);
+  const float* x = kk + kDiagonal;
   const float b0 = h.beta[at.i0] * k0, b1 = h.beta[at.i1] * k1;
-  DiagonalPlace& place = m.diagonal[W];
+  DiagonalPlace& place = m.diagonal[at.warp];
   *reinterpret_cast<float2*>(place.system(0, at.lane / 4, at.column)) = {x[0] * d.upper[0] * b0,
                                                                          x[1] * d.upper[1] * b0};
   *reinterpret_cast<float2*>(place.system(1, at.lane / 4, at.column)) = {x[6] * d.lower[0] * b1,
@@ -378,38 +467,58 @@ __device__ __forceinline__ SplitPair make_system(const float (&kk)[32], Shared& 
   return split(x[2] * d.corner[0] * k1, x[3] * d.corner[1] * k1);
 }
 
-// The warp's part of T; all warps come here together.
-template <int W>
-__device__ __forceinline__ void make_T(const float (&kk)[32], Shared& m, const HeadGates& h,
-                                       bool first_head, const LanePlace& at) {
-  const SplitPair below = make_system<W>(kk, m, h, at);
-  const SplitTile diagonal = invert_diagonal(m.diagonal[W], h.beta + W * kTile, below, at.lane);
-  if (!first_head) {  // the copy of the matrices before has to have been read
-    if (threadIdx.x == 0) wait_bulk_read<0>();
-    __syncthreads();
+// The warp's rows of the systems of some value heads, and their diagonal blocks of T.
+__device__ __forceinline__ void make_systems(const float (&kk)[32], Shared& m,
+                                             const HeadGates* heads, int count,
+                                             const LanePlace& here) {
+#pragma unroll 1
+  for (int i = 0; i < count; ++i) {
+    const LanePlace at = here.again();
+    SystemPlace& place = m.systems[i];
+    const SplitPair below = make_system(kk, m, heads[i], place.B, at);
+    const SplitTile diagonal =
+        invert_diagonal(m.diagonal[at.warp], heads[i].beta + at.warp * kTile, below, at.lane);
+    store_transposed(diagonal, shared_address(place.T_high), shared_address(place.T_low), at.warp,
+                     at.warp, at.lane);
   }
-  const uint32_t T_high = shared_address(m.T_high), T_low = shared_address(m.T_low);
-  store_transposed(diagonal, T_high, T_low, W, W, at.lane);
-  FiniteCheck check;
-  check.add(diagonal);
-  __syncthreads();
-  if constexpr (W + 1 < kTiles) solve_column<W>(diagonal, m.B, T_high, T_low, &check, at.lane);
-  const bool infinite = check.failed();
-  if (at.lane == 0) m.infinite[W] = infinite;
 }
 
+// The blocks of T below the diagonal of some value heads. A warp has a column of each, a long one
+// of one head and a short one of the next.
+__device__ __forceinline__ void solve_systems(Shared& m, int count, int warp, int lane) {
+#pragma unroll 1
+  for (int i = 0; i < count; ++i) {
+    const int column = i % 2 == 0 ? warp : kTiles - 1 - warp;
+    const SystemPlace& place = m.systems[i];
+    const uint32_t T_high = shared_address(place.T_high), T_low = shared_address(place.T_low);
+    const SplitTile diagonal = load_transposed(T_high, T_low, column, column, lane);
+    FiniteCheck check;
+    check.add(diagonal);
+    solve_column(column, diagonal, place.B, T_high, T_low, &check, lane);
+    const bool infinite = check.failed();
+    if (lane == 0) m.infinite[i][column] = infinite;
+  }
+}
+
+// A thread a token: in the first two warps, whose rows of P are the shortest.
 __device__ __forceinline__ void store_vectors(const Shared& m, const HeadGates& h, float scale,
                                               float P_power, RecordVectors* record) {
-  const int i = static_cast<int>(threadIdx.x);
-  const float growth = exp2_quick(h.rise), inverse = inverse_power(growth);
-  if (i < kChunk) {
-    const float kn = m.k_norm[i];
-    record->residual[i] = h.from_start[i] * kn;
-    record->output[i] = scale * h.from_start[i] * m.q_norm[i];
-    record->update[i] = h.to_end[i] * inverse * kn * m.k_power_inverse[i];
-  }
-  if (i == kChunk) {
-    record->decay = h.decay * inverse;
+  const int i = thread_of_group();
+  if (i >= kChunk) return;
+  const uint32_t rise = static_cast<uint32_t>(h.rise) << 23;
+  const float inverse = __uint_as_float(0x3f800000u - rise);
+  const float2 G = h.G[i], end = h.G[kChunk - 1];
+  const float kn = m.k_norm[i], qn = m.q_norm[i], k_power_inverse = m.k_power_inverse[i];
+  const float from_start = exp2_finite(G.x);
+  const float to_end = exp2_finite(decay_exponent(end, G.x, G.y));
+  record->residual[i] = from_start * kn;
+  record->output[i] = scale * from_start * qn;
+  record->update[i] = to_end * inverse * kn * k_power_inverse;
+  if (i == 0) {
+    const float growth = __uint_as_float(0x3f800000u + rise);
+    float decay = decay_of(h.sum);
+    if (decay > FLT_MAX) decay = FLT_MAX;  // NaN passes
+    record->decay = decay * inverse;
     record->P_power = P_power * growth;
     record->growth = growth;
   }
@@ -418,19 +527,24 @@ __device__ __forceinline__ void store_vectors(const Shared& m, const HeadGates& 
 // --- Where the quick forms do not hold: an exponential an element, T in float32.
 
 template <class Body>  // body(register, row, column, decay, at most 2^(128 - exponent))
-__device__ __forceinline__ void for_each_decay(const HeadGates& h, const LanePlace& at,
+__device__ __forceinline__ void for_each_decay(const HeadGates& h, const LanePlace& here,
                                                float exponent, const Body& body) {
   constexpr float kHighest = 127.99f;
+  const LanePlace at = here.again();
   const float2 G0 = h.G[at.i0], G1 = h.G[at.i1];
-  // Not known to be those of the value head before, lest 32 addresses be kept.
-  int column = at.column;
-  asm volatile("" : "+r"(column));
 #pragma unroll
-  for (int e = 0; e < 32; ++e) {
-    const int i = e % 4 < 2 ? at.i0 : at.i1, j = e / 4 * 8 + column + e % 2;
-    const float2 Gj = h.G[j];
-    const float d = decay_exponent(e % 4 < 2 ? G0 : G1, Gj.x, Gj.y);
-    body(e, i, j, i >= j ? exp2_quick((d > kHighest ? kHighest : d) - exponent) : 0.0f);
+  for (int tile = 0; tile < kTiles; ++tile) {
+    const bool on_diagonal = tile + 1 == kTiles;
+    if (!on_diagonal && tile >= at.warp) continue;
+    const int first = (on_diagonal ? at.warp : tile) * kTile + at.column;
+#pragma unroll
+    for (int e = 0; e < kTile / 2; ++e) {
+      const int i = e % 4 < 2 ? at.i0 : at.i1, j = first + e / 4 * 8 + e % 2;
+      const float2 Gj = h.G[j];
+      const float d = decay_exponent(e % 4 < 2 ? G0 : G1, Gj.x, Gj.y);
+      body(tile * kTile / 2 + e, i, j,
+           i >= j ? exp2_quick((d > kHighest ? kHighest : d) - exponent) : 0.0f);
+    }
   }
 }
 
@@ -445,7 +559,6 @@ __device__ __forceinline__ void make_steep_P(const float (&qk)[32], const Shared
                                              const HeadGates& h, float scale, std::byte* matrix,
                                              const LanePlace& at) {
   for_each_decay(h, at, h.rise, [&](int e, int i, int j, float decay) {
-    if (j / kTile > at.warp) return;
     *reinterpret_cast<__half*>(matrix + element_offset(i, j)) =
         __float2half_rn(qk[e] * (decay * m.k_norm[j]) * (scale * m.q_norm[i]));
   });
@@ -454,9 +567,9 @@ __device__ __forceinline__ void make_steep_P(const float (&qk)[32], const Shared
 // The largest of all threads' |x|, which are given as bits.
 __device__ __forceinline__ uint32_t block_largest(Shared& m, uint32_t bits) {
   bits = __reduce_max_sync(kAllLanes, bits);
-  __syncthreads();
-  if (threadIdx.x % kWarp == 0) m.largest[threadIdx.x / kWarp] = bits;
-  __syncthreads();
+  sync_group();
+  if (threadIdx.x % kWarp == 0) m.largest[thread_of_group() / kWarp] = bits;
+  sync_group();
   return max(max(m.largest[0], m.largest[1]), max(m.largest[2], m.largest[3]));
 }
 
@@ -465,11 +578,13 @@ __device__ __forceinline__ uint32_t block_largest(Shared& m, uint32_t bits) {
 __device__ __forceinline__ float make_large_T(const float (&kk)[32], Shared& m, const HeadGates& h,
                                               const LanePlace& at, HeadRecord* record) {
   float(&T)[kChunk * kChunk] = m.large_T;
+  if (thread_of_group() == 0) wait_bulk_read<0>();  // T of the head before lies there
+  sync_group();
   for_each_decay(h, at, 0, [&](int e, int i, int j, float decay) {
     T[i * kChunk + j] = kk[e] * (decay * m.k_norm[j]) * (h.T_power * m.k_norm[i]) * h.beta[i];
   });
-  __syncthreads();
-  const int thread = static_cast<int>(threadIdx.x);
+  sync_group();
+  const int thread = thread_of_group();
   const int column = thread % kChunk;
 #pragma unroll 1
   for (int i = 0; i < kChunk; ++i) {
@@ -478,9 +593,9 @@ __device__ __forceinline__ float make_large_T(const float (&kk)[32], Shared& m, 
     for (int k = column; k < i; ++k) {
       x = __fmaf_rn(-T[i * kChunk + k], T[k * kChunk + column], x);
     }
-    __syncthreads();
+    sync_group();
     if (thread < kChunk) T[i * kChunk + column] = x;
-    __syncthreads();
+    sync_group();
   }
   constexpr int kElements = kChunk * kChunk;
   uint32_t largest = 0;
@@ -499,7 +614,6 @@ __device__ __forceinline__ float make_large_T(const float (&kk)[32], Shared& m, 
     *reinterpret_cast<uint16_t*>(record->T_high + byte) = static_cast<uint16_t>(x.high);
     *reinterpret_cast<uint16_t*>(record->T_low + byte) = static_cast<uint16_t>(x.low);
   }
-  __syncthreads();  // B of the next head lies there
   return power;
 }
 
@@ -510,13 +624,13 @@ template <class T>
 struct ToHalves {
   uint32_t by;
 
-  __device__ __forceinline__ explicit ToHalves(float power) {
+  static __device__ __forceinline__ ToHalves of(float power) {
     if constexpr (std::is_same_v<T, __half>) {
-      by = pack_halves(power, power);
+      return {pack_halves(power, power)};
     } else {
       constexpr int kBias = 127 - 15;
       const int exponent = static_cast<int>(__float_as_uint(power) >> 23) - 127;
-      by = static_cast<uint32_t>((exponent - kBias) * 128 & 0xffff) * 0x10001u;
+      return {static_cast<uint32_t>((exponent - kBias) * 128 & 0xffff) * 0x10001u};
     }
   }
   // bfloat16 is float16 with another bias and three digits fewer: a sum of integers and a shift.
@@ -535,14 +649,21 @@ struct ToHalves {
 // A piece of 16 bytes lies in the record where it lies in shared memory.
 template <class T, int K>
 __device__ __forceinline__ void store_keys(const Shared& m, KeyRecord<K>* record) {
-  constexpr int kPieces = kChunk * K / 8;
+  constexpr int kPieces = kChunk * 8;  // of a panel
+  constexpr int kAtOnce = kPieces / kThreads;
+  const int thread = thread_of_group();
+  ToHalves<T> to_halves[kAtOnce];
 #pragma unroll
-  for (int i = 0; i < kPieces / kThreads; ++i) {
-    const int piece = i * kThreads + static_cast<int>(threadIdx.x);
-    const ToHalves<T> to_halves(m.k_power[piece / 8 % kChunk]);
+  for (int i = 0; i < kAtOnce; ++i) {
+    to_halves[i].by = m.to_halves[i * (kThreads / 8) + thread / 8];
+  }
+#pragma unroll
+  for (int i = 0; i < K / 64 * kAtOnce; ++i) {
+    const ToHalves<T>& convert = to_halves[i % kAtOnce];
+    const int piece = i * kThreads + thread;
     const uint4 x = reinterpret_cast<const uint4*>(m.rows)[piece];
-    reinterpret_cast<uint4*>(record->k)[piece] = {to_halves(x.x), to_halves(x.y), to_halves(x.z),
-                                                  to_halves(x.w)};
+    reinterpret_cast<uint4*>(record->k)[piece] = {convert(x.x), convert(x.y), convert(x.z),
+                                                  convert(x.w)};
   }
 }
 
@@ -559,17 +680,20 @@ __device__ __forceinline__ float largest_of(const uint32_t (&bits)[kTiles]) {
 }
 
 // Norms and powers of the rows, from the diagonals of k k^T and q q^T.
+template <class T>
 __device__ __forceinline__ void store_norms(Shared& m, const DeltaRuleProblem& p, float2 k_square,
                                             float2 q_square, int rows, const LanePlace& at) {
   const bool owner = has_diagonal(at.lane);
-  const auto bits = [&](float2 square) {
-    const uint32_t largest = max(__float_as_uint(square.x), __float_as_uint(square.y));
-    return __reduce_max_sync(kAllLanes, owner ? largest : 0);
-  };
-  const uint32_t k_largest = bits(k_square), q_largest = bits(q_square);
-  if (at.lane == 0) {
-    m.k_largest[at.warp] = k_largest;
-    m.q_largest[at.warp] = q_largest;
+  if (!p.use_qk_l2norm) {  // else P is within what float16 holds
+    const auto largest = [&](float2 square) {
+      const uint32_t bits = max(__float_as_uint(square.x), __float_as_uint(square.y));
+      return __reduce_max_sync(kAllLanes, owner ? bits : 0);
+    };
+    const uint32_t k_largest = largest(k_square), q_largest = largest(q_square);
+    if (at.lane == 0) {
+      m.k_largest[at.warp] = k_largest;
+      m.q_largest[at.warp] = q_largest;
+    }
   }
   if (!owner) return;
   const auto norm = [&](bool exists, float square) {
@@ -580,68 +704,81 @@ __device__ __forceinline__ void store_norms(Shared& m, const DeltaRuleProblem& p
     const float power = row_power(k2);
     m.k_norm[i] = norm(i < rows, k2);
     m.q_norm[i] = norm(i < rows, q2);
-    m.k_power[i] = power;
     m.k_power_inverse[i] = inverse_power(power);
+    m.to_halves[i] = ToHalves<T>::of(power).by;
   };
   store(at.i0, k_square.x, q_square.x);
   store(at.i1, k_square.y, q_square.y);
 }
 
+// Whether there is such a chunk.
 template <class T, int K>
-__device__ __forceinline__ void prepare_block(Shared& m, const DeltaRuleProblem& p,
-                                              const Flag& flag, const Records& places,
-                                              const Part& part, std::byte* workspace,
-                                              int heads_at_once) {
-  const auto heads = static_cast<uint32_t>(p.shape.heads);
-  const auto value_heads = static_cast<uint32_t>(p.shape.value_heads);
-  const uint32_t group = value_heads / heads;
-  const uint32_t parts = (group + heads_at_once - 1) / heads_at_once;
-  const int64_t number = part.first + blockIdx.x / (heads * parts);
-  const uint32_t head = blockIdx.x / parts % heads;
-  const uint32_t first_head = head * group + blockIdx.x % parts * heads_at_once;
-  const int count = min(heads_at_once, static_cast<int>((head + 1) * group - first_head));
-  const ChunkTable table{p.sequences, kChunk};
-  const ChunkTable::Place place = table.find(number);
-  if (place.n >= p.sequences.count) return;
+__device__ __forceinline__ bool prepare_item(Shared& m, const DeltaRuleProblem& p, const Flag& flag,
+                                             const Records& places, const Part& part,
+                                             std::byte* workspace, const Items& items,
+                                             const Item& item) {
+  const int64_t head = item.head, first_head = item.first_head;
+  const int count = item.count;
+  const int64_t number = part.first + item.chunk;
+  ChunkTable::Place place;
+  if (p.sequences.cu_seqlens.given()) {
+    place = ChunkTable{p.sequences, kChunk}.find(number);
+  } else {  // numbers below 2^31, as blocks have
+    place.n = items.chunks_per_row.divide(static_cast<uint32_t>(number));
+    place.chunk = number - place.n * items.chunks_per_row.value;
+  }
+  if (place.n >= p.sequences.count) return false;
   const Sequence s = sequence_of(p.sequences, place.n, flag);
   const int64_t t0 = place.chunk * kChunk;
-  if (t0 >= s.length) return;
+  if (t0 >= s.length) return false;
   const int rows = static_cast<int>(min(s.length - t0, static_cast<int64_t>(kChunk)));
 
-  const LanePlace at;
+  const LanePlace here;
   const uint32_t k_rows = shared_address(m.rows), q_rows = k_rows + K / 64 * kPanelBytes;
-  LaneGates gates;
-  if (at.warp < count) gates.load(p.gates, s, t0, first_head + at.warp, at.lane);
+  // The heads, from first_head on, of which the warp has g and beta.
+  const int decay_head = here.warp,
+            strength_head = here.warp - (count <= kTiles / 2 ? kTiles / 2 : 0);
+  const bool has_decay = decay_head < count;
+  const bool has_strength = strength_head >= 0 && strength_head < count;
+  LaneGates gates(rows, here.lane);
+  if (has_decay) gates.load_decay(p.gates, s, t0, first_head + decay_head, here.lane);
+  if (has_strength) gates.load_strength(p.gates, s, t0, first_head + strength_head, here.lane);
   const RowLoader<T, K> loader{s, t0, head, rows};
   loader.start(p.k, k_rows);
   loader.start(p.q, q_rows);
   commit_copies();
-  if (at.warp < count) fill_gates(m.heads[at.warp], p.gates, gates, at.lane);
+  if (has_decay) fill_decays(m.heads[decay_head], p.gates, gates, here.lane);
+  if (has_strength) fill_strengths(m.heads[strength_head], p.gates, gates, here.lane);
   wait_for_copies<0>();
   fence_async_proxy();
-  __syncthreads();
+  sync_group();
 
   float kk[32], qk[32];
   fence_wgmma();
   multiply_rows<T, K>(qk, q_rows, q_rows);  // for its diagonal alone
   multiply_rows<T, K>(kk, k_rows, k_rows);
   commit_wgmma();
+#pragma unroll
+  for (int i = 0; i < kTiles; ++i) {
+    if (i < count) fill_factors(m.heads[i], here.warp, here.lane);
+  }
   wait_wgmma<0>();
   pin(qk);
   pin(kk);
-  const float2 q_square = diagonal_of(qk, at.warp, at.lane);
+  const float2 q_square = diagonal_of(qk, here.warp, here.lane);
   fence_wgmma();
   multiply_rows<T, K>(qk, q_rows, k_rows);
   commit_wgmma();
-  store_norms(m, p, diagonal_of(kk, at.warp, at.lane), q_square, rows, at);
+  store_norms<T>(m, p, diagonal_of(kk, here.warp, here.lane), q_square, rows, here);
   wait_wgmma<0>();
   pin(qk);
-  __syncthreads();
-  if (first_head == head * group) {
+  put_diagonal_last(qk, here.warp);
+  put_diagonal_last(kk, here.warp);
+  sync_group();  // P may now lie where q was
+
+  if (item.first) {
     store_keys<T, K>(m, places.template keys<K>(workspace, part, number, head));
   }
-  __syncthreads();  // the rows' memory is now that of the matrices
-
   HeadRecord* records = places.head(workspace, part, number, first_head);
   const float P_power = p.use_qk_l2norm
                             ? power_of_P(p.scale, 1, 1)
@@ -650,131 +787,153 @@ __device__ __forceinline__ void prepare_block(Shared& m, const DeltaRuleProblem&
   // P of all heads, a warp its rows by itself.
 #pragma unroll 1
   for (int i = 0; i < count; ++i) {
+    const LanePlace at = here.again();
     const HeadGates& h = m.heads[i];
     std::byte* matrix = m.P[i % kPlacesOfP];
     const uint32_t address = shared_address(matrix);
     if (i >= kPlacesOfP) {
-      if (at.lane == 0) wait_bulk_read<kPlacesOfP - 1>();
+      if (at.lane <= at.warp) wait_bulk_read<kPlacesOfP - 1>();
       __syncwarp();
     }
     if (h.rise > 0) {
       make_steep_P(qk, m, h, P_scale, matrix, at);
     } else {
-      switch (at.warp) {
-        case 0:
-          make_P<0>(qk, m, h, P_scale, address, at);
-          break;
-        case 1:
-          make_P<1>(qk, m, h, P_scale, address, at);
-          break;
-        case 2:
-          make_P<2>(qk, m, h, P_scale, address, at);
-          break;
-        default:
-          make_P<3>(qk, m, h, P_scale, address, at);
-      }
+      make_P(qk, m, h, P_scale, address, at);
     }
     fence_async_proxy();
     __syncwarp();
-    if (at.lane == 0) {
-      for (int column = 0; column <= at.warp; ++column) {
-        const int tile = HeadRecord::tile_offset(at.warp, column);
-        copy_bulk_out(records[i].P + tile, address + tile, HeadRecord::kTileBytes);
-      }
+    if (at.lane <= at.warp) {  // a lane a tile
+      const int tile = HeadRecord::tile_offset(at.warp, at.lane);
+      copy_bulk_out(records[i].P + tile, address + tile, HeadRecord::kTileBytes);
       commit_bulk();
     }
     store_vectors(m, h, p.scale, P_power, &records[i].vectors);
   }
 
 #pragma unroll 1
-  for (int i = 0; i < count; ++i) {
-    const HeadGates& h = m.heads[i];
-    const bool first = i == 0;
-    switch (at.warp) {
-      case 0:
-        make_T<0>(kk, m, h, first, at);
-        break;
-      case 1:
-        make_T<1>(kk, m, h, first, at);
-        break;
-      case 2:
-        make_T<2>(kk, m, h, first, at);
-        break;
-      default:
-        make_T<3>(kk, m, h, first, at);
-    }
+  for (int first = 0; first < count; first += kPair) {
+    const int pair = min(kPair, count - first);
+    const HeadGates* pair_heads = m.heads + first;
+    // Systems may then lie where k was, and matrices that have left.
+    if (here.lane <= here.warp) wait_bulk_read<0>();
+    sync_group();
+    make_systems(kk, m, pair_heads, pair, here);
+    sync_group();
+    solve_systems(m, pair, here.warp, here.lane);
     fence_async_proxy();
-    __syncthreads();
-    HeadRecord* record = records + i;
-    float power = h.T_power;
-    if (h.rise > 0 || m.infinite[0] || m.infinite[1] || m.infinite[2] || m.infinite[3]) {
-      power *= make_large_T(kk, m, h, at, record);
-    } else if (threadIdx.x == 0) {
-      copy_bulk_out(record->T_high, shared_address(m.T_high), 2 * HeadRecord::kMatrixBytes);
-      commit_bulk();
+    sync_group();
+#pragma unroll 1
+    for (int i = 0; i < pair; ++i) {
+      const HeadGates& h = pair_heads[i];
+      HeadRecord* record = records + first + i;
+      static_assert(sizeof(m.infinite[i]) == sizeof(uint32_t));
+      const bool infinite = *reinterpret_cast<const uint32_t*>(m.infinite[i]) != 0;
+      float power = h.T_power;
+      if (h.rise > 0 || infinite) {
+        power *= make_large_T(kk, m, h, here, record);
+      } else if (thread_of_group() == 0) {
+        copy_bulk_out(record->T_high, shared_address(m.systems[i].T_high),
+                      2 * HeadRecord::kMatrixBytes);
+        commit_bulk();
+      }
+      if (thread_of_group() == 0) record->vectors.T_power = power;
     }
-    if (threadIdx.x == 0) record->vectors.T_power = power;
   }
-  if (at.lane == 0) wait_bulk<0>();
+  return true;
 }
 
-template <class T, int K, int kBlocksPerMultiprocessor>
-__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
+template <class T, int K>
+__global__ void __launch_bounds__(kGroups* kThreads, 1)
     prepare_kernel(const __grid_constant__ DeltaRuleProblem p, const Flag flag,
-                   const Records places, const Part part, std::byte* workspace,
-                   const int heads_at_once) {
+                   const Records places, const Part part, const Ready ready, std::byte* workspace,
+                   const __grid_constant__ Items items) {
   extern __shared__ __align__(1024) std::byte memory[];
-  Shared& m = *reinterpret_cast<Shared*>(memory);
-  if (part.index == 0) {
+  const int group = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kThreads, 0);
+  Shared& m = *reinterpret_cast<Shared*>(memory + group * items.shared_bytes);
+  const int thread = thread_of_group();
+  const uint32_t workers = gridDim.x * kGroups, worker = group * gridDim.x + blockIdx.x;
+  const auto told = [&](const Item& item, int i) {
+    return ready.of(workspace, part, part.first + item.chunk, item.first_head + i);
+  };
+  if (items.beside) {
+    wait_for_memory_of_kernel_before();
+    for (uint32_t i = worker + thread * workers; i < items.count; i += kThreads * workers) {
+      const Item item(items, i);
+      for (int head = 0; head < item.count; ++head) *told(item, head) = 0;
+    }
+    __threadfence();
+    sync_group();
+    let_next_kernel_in();
+  } else if (part.index == 0) {
     wait_for_kernel_before();
   } else {
     let_next_kernel_in();
   }
-  prepare_block<T, K>(m, p, flag, places, part, workspace, heads_at_once);
+#pragma unroll 1
+  for (uint32_t i = worker; i < items.count; i += workers) {
+    const Item item(items, i);
+    const bool there = prepare_item<T, K>(m, p, flag, places, part, workspace, items, item);
+    // What was copied out, by some lanes of every warp, is written, or at least read.
+    if (items.beside) {
+      wait_bulk<0>();
+    } else {
+      wait_bulk_read<0>();
+    }
+    sync_group();
+    if (items.beside && there && thread < item.count) store_release(told(item, thread), 1);
+  }
   // The end of this kernel is the end of all before it.
-  if (part.index > 0 && blockIdx.x == gridDim.x - 1) wait_for_memory_of_kernel_before();
+  if (blockIdx.x == 0 && threadIdx.x == 0) wait_for_memory_of_kernel_before();
 }
 
-template <int kBlocksPerMultiprocessor>
-Status prepare_heads(const DeltaRuleProblem& problem, const Records& records, const Part& part,
-                     std::byte* workspace, const Stream& stream, int64_t heads_at_once) {
+template <class T, int K>
+Status prepare_items(const DeltaRuleProblem& problem, const Layout& layout, const Part& part,
+                     std::byte* workspace, const Stream& stream, const Items& items,
+                     int64_t blocks) {
+  return launch(&prepare_kernel<T, K>,
+                {std::min<int64_t>(blocks, items.count), kGroups * kThreads,
+                 static_cast<size_t>(kGroups * items.shared_bytes), stream.stream, true},
+                problem, Flag{stream.out_of_range}, layout.records, part, layout.ready, workspace,
+                items);
+}
+
+// Value heads of an item share its Gram matrices, but wait for each other: so few that all items
+// are worked on at once, and no fewer. They change no bit.
+int64_t choose_heads_at_once(int64_t records, int64_t group, int64_t workers) {
+  const int64_t most = std::min<int64_t>(group, kTiles);  // a warp has the gates of one
+  int64_t heads = 1;
+  while (heads < most && records > workers * heads) heads = std::min(2 * heads, most);
+  return heads;
+}
+
+}  // namespace
+
+Status prepare(const DeltaRuleProblem& problem, const Device& device, const Layout& layout,
+               const Part& part, std::byte* workspace, const Stream& stream) {
   const Shape& shape = problem.shape;
-  const int64_t parts = (shape.value_heads / shape.heads + heads_at_once - 1) / heads_at_once;
+  const int64_t blocks = layout.preparers > 0 ? layout.preparers : device.multiprocessors;
+  const int64_t chunks = part.end - part.first, group = shape.value_heads / shape.heads;
+  const int64_t heads_at_once =
+      choose_heads_at_once(chunks * shape.value_heads, group, kGroups * blocks);
+  const int64_t parts = (group + heads_at_once - 1) / heads_at_once;
+  const auto shared = sizeof(Shared) + static_cast<size_t>(heads_at_once) * sizeof(HeadGates);
+  const Items items{static_cast<uint32_t>(chunks * shape.heads * parts),
+                    static_cast<int>(heads_at_once),
+                    static_cast<int>(group),
+                    Divisor(parts),
+                    Divisor(shape.heads),
+                    Divisor(ChunkTable{problem.sequences, kChunk}.per_row()),
+                    static_cast<int>((shared + 1023) / 1024 * 1024),
+                    layout.preparers > 0};
   const auto run = [&](auto element, auto k) {
-    const size_t shared = sizeof(Shared) + static_cast<size_t>(heads_at_once) * sizeof(HeadGates);
-    return launch(
-        &prepare_kernel<decltype(element), decltype(k)::value, kBlocksPerMultiprocessor>,
-        {(part.end - part.first) * shape.heads * parts, kThreads, shared, stream.stream, true},
-        problem, Flag{stream.out_of_range}, records, part, workspace,
-        static_cast<int>(heads_at_once));
+    return prepare_items<decltype(element), decltype(k)::value>(problem, layout, part, workspace,
+                                                                stream, items, blocks);
   };
   const auto with_k = [&](auto element) {
     return shape.K == 64 ? run(element, std::integral_constant<int, 64>())
                          : run(element, std::integral_constant<int, 128>());
   };
   return shape.dtype == DType::kBF16 ? with_k(__nv_bfloat16()) : with_k(__half());
-}
-
-// Value heads of a block share its Gram matrices, but wait for each other: so few that all blocks
-// fit the GPU at once, and no fewer. They change no bit.
-int64_t choose_heads_at_once(int64_t records, int64_t group, int64_t resident_blocks) {
-  const int64_t most = std::min<int64_t>(group, kTiles);  // a warp has the gates of one
-  int64_t heads = 1;
-  while (heads < most && records > resident_blocks * heads) heads = std::min(2 * heads, most);
-  return heads;
-}
-
-}  // namespace
-
-Status prepare(const DeltaRuleProblem& problem, const Device& device, const Records& places,
-               const Part& part, std::byte* workspace, const Stream& stream) {
-  constexpr int kBlocksPerMultiprocessor = 4;
-  const Shape& shape = problem.shape;
-  const int64_t records = (part.end - part.first) * shape.value_heads;
-  return prepare_heads<kBlocksPerMultiprocessor>(
-      problem, places, part, workspace, stream,
-      choose_heads_at_once(records, shape.value_heads / shape.heads,
-                           int64_t{kBlocksPerMultiprocessor} * device.multiprocessors));
 }
 
 }  // namespace gdn::cuda::sm90

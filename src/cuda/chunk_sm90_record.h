@@ -101,9 +101,24 @@ struct Records {
                                             head_bytes()) +
            (number - part.first) * heads + head;
   }
-  // [HV,V,K] float32: the state carried out of a part.
-  GDN_HOST_DEVICE std::byte* carried_state(std::byte* workspace, int64_t part_index) const {
-    return workspace + 2 * part_bytes() + part_index % 2 * state_bytes();
+  // [V,K] float32: the state of a value head carried out of a part.
+  GDN_HOST_DEVICE float* carried_state(std::byte* workspace, int64_t part_index,
+                                       int64_t value_head) const {
+    return reinterpret_cast<float*>(workspace + 2 * part_bytes() + part_index % 2 * state_bytes()) +
+           value_head * V * K;
+  }
+};
+
+// Where the preparation runs beside the walk, it tells of each record when it is written: a word of
+// each chunk and value head, 1 then. The keys of a q/k head come with its first value head.
+struct Ready {
+  int64_t value_heads = 0;
+  int64_t offset = 0;  // bytes of the workspace before them
+
+  GDN_HOST_DEVICE uint32_t* of(std::byte* workspace, const Part& part, int64_t number,
+                               int64_t value_head) const {
+    return reinterpret_cast<uint32_t*>(workspace + offset) + (number - part.first) * value_heads +
+           value_head;
   }
 };
 

@@ -1,10 +1,10 @@
 // The second kernel of the chunk operator on Hopper: a block owns 64 V columns of a (sequence,
-// value head) and walks its chunks, a warpgroup with the state (chunk_sm90_state.cuh) and three
-// warps that move (chunk_sm90_movers.cuh).
+// value head), or of a segment of it, and walks its chunks, a warpgroup with the state
+// (chunk_sm90_state.cuh) and three warps that move (chunk_sm90_movers.cuh).
 #include "cuda/chunk_sm90_movers.cuh"
+#include "cuda/chunk_sm90_range.cuh"
 #include "cuda/chunk_sm90_stages.h"
 #include "cuda/chunk_sm90_state.cuh"
-#include "cuda/chunk_table.cuh"
 #include "cuda/dependent.cuh"
 #include "cuda/launch.h"
 #include "cuda/resolve.cuh"
@@ -28,8 +28,9 @@ __device__ void init_barriers(Shared<K>& m) {
   };
   for (uint64_t& barrier : m.tokens_full) init(barrier, 1);  // and the bytes
   for (uint64_t& barrier : m.prepared_full) init(barrier, 1);
-  for (uint64_t& barrier : m.tokens_empty) init(barrier, kStateWarps);
-  for (uint64_t& barrier : m.prepared_empty) init(barrier, kStateWarps);
+  const int waiters = kStateWarps * cluster_size();
+  for (uint64_t& barrier : m.tokens_empty) init(barrier, waiters);
+  for (uint64_t& barrier : m.prepared_empty) init(barrier, waiters);
   for (uint64_t& barrier : m.out_full) init(barrier, kStateWarps);
   for (uint64_t& barrier : m.out_empty) init(barrier, 1);
   fence_barrier_init();
@@ -49,81 +50,189 @@ __device__ void zero_above(Shared<K>& m) {
   fence_async_proxy();
 }
 
-template <class T, int K>
-__global__ void __launch_bounds__(kThreads, 1)
-    walk_kernel(const __grid_constant__ DeltaRuleProblem p, const __grid_constant__ TokenMaps maps,
-                const Flag flag, const Records records, const Part part, std::byte* workspace) {
-  extern __shared__ __align__(1024) std::byte memory[];
-  Shared<K>& m = *reinterpret_cast<Shared<K>*>(memory);
+// Values of a transition.
+template <int K>
+__device__ void zero_values(Shared<K>& m) {
+  for (Tokens<K>& stage : m.tokens) {
+    for (int i = static_cast<int>(threadIdx.x); i < kTileBytes / 16; i += kThreads) {
+      reinterpret_cast<uint4*>(stage.v)[i] = uint4{};
+    }
+  }
+}
+
+// What a block works on.
+struct Job {
+  int64_t n = -1;  // of the sequences; negative: there is nothing to do
+  int64_t segment = 0;
+  int64_t boundary = 0;  // of a walk without outputs that after the segment, else that before it
+  int64_t head = 0;
+  int v0 = 0;  // first column of V, or row of a transition
+  Walk walk = Walk::kOutputs;
+};
+
+// Blocks of 64 columns of V, and rows of a transition, of a value head.
+int64_t __host__ __device__ blocks_of_state(const Shape& shape, Segment segment) {
+  return (shape.V + (segment == Segment::kBefore ? shape.K : 0)) / kColumns;
+}
+
+// Blocks go by sequences, for their first segments, which are all there is without a split; or by
+// boundaries, for the segments before them (without outputs) or after them.
+__device__ Job job_of(const DeltaRuleProblem& p, const Layout& layout, const Part& part,
+                      Segment segment, const Flag& flag) {
+  Job job;
+  const uint32_t heads = static_cast<uint32_t>(p.shape.value_heads);
+  const uint32_t parts = static_cast<uint32_t>(blocks_of_state(p.shape, segment));
+  job.v0 = static_cast<int>(blockIdx.x % parts) * kColumns;
+  job.head = blockIdx.x / parts % heads;
+  const int64_t outer = blockIdx.x / parts / heads;
+  if (segment == Segment::kFirst) {
+    job.n = outer;
+    return job;
+  }
+  job.boundary = outer;
+  const BoundaryPlace place = find_boundary(p, layout.segments, part, job.boundary, flag);
+  job.segment = segment == Segment::kAfter ? place.segment : place.segment - 1;
+  if (job.segment < 1) return job;
+  job.n = place.n;
+  if (segment == Segment::kAfter) return job;
+  job.walk = job.v0 < p.shape.V ? Walk::kState : Walk::kTransition;
+  if (job.walk == Walk::kTransition) job.v0 -= static_cast<int>(p.shape.V);
+  return job;
+}
+
+// The warpgroup that has the state, from where the state is to where it goes.
+template <class T, int K, bool kOutputs>
+__device__ __forceinline__ void walk_state(Shared<K>& m, const DeltaRuleProblem& p,
+                                           const Flag& flag, const Layout& layout, const Part& part,
+                                           std::byte* workspace, const Job& job, const Range& range,
+                                           const Block& block, const InitialState& initial,
+                                           bool last) {
   const Shape& shape = p.shape;
-  const uint32_t parts = static_cast<uint32_t>(shape.V) / kColumns;
-  const uint32_t heads = static_cast<uint32_t>(shape.value_heads);
-  const int64_t head = blockIdx.x / parts % heads, n = blockIdx.x / parts / heads;
-  const int v0 = static_cast<int>(blockIdx.x % parts) * kColumns;
-  wait_for_kernel_before();
-  if (n >= p.sequences.count) {
-    if (part.last) zero_columns<T>(p, tail_of(p.sequences), head, v0);
-    return;
-  }
-  const Sequence s = sequence_of(p.sequences, n, flag);
-  const int64_t chunks = (s.length + kChunk - 1) / kChunk;
-  const int64_t number = ChunkTable{p.sequences, kChunk}.first_chunk(n);
-  // A sequence without tokens has a number, too.
-  if (number >= part.end || number + max(chunks, int64_t{1}) <= part.first) return;
-  const bool begins = number >= part.first, ends = number + chunks <= part.end;
-  const InitialState initial = initial_of(p, n, flag);
-  if (initial.skip) {
-    if (begins) zero_columns<T>(p, s, head, v0);
-    return;
-  }
-  const Block block{s,
-                    static_cast<int>(head / (shape.value_heads / shape.heads)),
-                    static_cast<int>(head),
-                    v0,
-                    number,
-                    begins ? 0 : part.first - number,
-                    ends ? chunks : part.end - number};
-  if (threadIdx.x == 0) init_barriers(m);
-  zero_above(m);
-  __syncthreads();
-
-  const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarp, 0);
-  if (warp == kStateWarps) return load_tokens<T>(m, p, maps, block);
-  if (warp == kStateWarps + 1) return load_prepared(m, records, part, workspace, block);
-  if (warp == kStateWarps + 2) return store_outputs<T>(m, p, maps, block);
-
+  const Records& records = layout.records;
   StateColumns<T, K> state{m};
-  const int64_t offset = head * shape.V * K + (shape.layout == StateLayout::kVK ? v0 * K : v0);
+  // Of float32 states [V,K] within a call.
+  const auto load_float = [&](const float* head) {
+    state.load(reinterpret_cast<const std::byte*>(head + job.v0 * K), DType::kF32, shape.V,
+               StateLayout::kVK);
+  };
+  const auto store_float = [&](float* head) {
+    state.store(reinterpret_cast<std::byte*>(head + job.v0 * K), DType::kF32, shape.V,
+                StateLayout::kVK);
+  };
+  if constexpr (!kOutputs) {
+    const bool transition = job.walk == Walk::kTransition;
+    state.begin_without_outputs(transition, job.v0);
+    state.template walk<false>(0, block.end - block.begin);
+    if (transition) state.end_transition();
+    store_float(transition ? layout.boundaries.transition(workspace, job.boundary, job.head)
+                           : layout.boundaries.state(workspace, job.boundary, job.head));
+    return;
+  }
+
+  const int64_t offset =
+      job.head * shape.V * K + (shape.layout == StateLayout::kVK ? job.v0 * K : job.v0);
   const auto at = [&](std::byte* slot, DType dtype) {
     return slot == nullptr ? nullptr : slot + offset * size_of(dtype);
   };
-  const int64_t carried = (head * shape.V + v0) * K * size_of(DType::kF32);
-  if (begins) {
+  if (job.segment > 0) {
+    load_float(layout.boundaries.state(workspace, job.boundary, job.head));
+  } else if (range.begins) {
     state.load(at(const_cast<std::byte*>(initial.data), p.initial_state.dtype),
                p.initial_state.dtype, shape.V, shape.layout);
   } else {
-    state.load(records.carried_state(workspace, part.index - 1) + carried, DType::kF32, shape.V,
-               StateLayout::kVK);
+    load_float(records.carried_state(workspace, part.index - 1, job.head));
   }
   const int64_t every = p.checkpoint_every / kChunk;
   for (int64_t c = block.begin; c < block.end;) {
     const int64_t left = block.end - c;
     const int64_t to_checkpoint = every > 0 ? every - c % every : left;
     const int64_t span = to_checkpoint < left ? to_checkpoint : left;
-    state.walk(c - block.begin, span);
+    state.template walk<true>(c - block.begin, span);
     c += span;
-    if (every > 0 && c % every == 0 && c * kChunk <= s.length) {
-      state.store(at(checkpoint_of(p, n, c / every - 1, flag), p.checkpoints.dtype),
+    if (every > 0 && c % every == 0 && c * kChunk <= range.s.length) {
+      state.store(at(checkpoint_of(p, job.n, c / every - 1, flag), p.checkpoints.dtype),
                   p.checkpoints.dtype, shape.V, shape.layout);
     }
   }
-  if (ends) {
-    state.store(at(final_slot_of(p, n, 0, flag), p.final_state.dtype), p.final_state.dtype, shape.V,
-                shape.layout);
+  if (!last) {
+    // Of the others the fold has it.
+    if (job.segment > 0) return;
+    const int64_t boundary = layout.segments.first_boundary(range.in_part(part));
+    store_float(layout.boundaries.state(workspace, boundary, job.head));
+  } else if (range.ends) {
+    state.store(at(final_slot_of(p, job.n, 0, flag), p.final_state.dtype), p.final_state.dtype,
+                shape.V, shape.layout);
   } else {
-    state.store(records.carried_state(workspace, part.index) + carried, DType::kF32, shape.V,
-                StateLayout::kVK);
+    store_float(records.carried_state(workspace, part.index, job.head));
   }
+}
+
+template <class T, int K, bool kOutputs>
+__device__ __forceinline__ void walk_block(Shared<K>& m, const DeltaRuleProblem& p,
+                                           const TokenMaps& maps, const Flag& flag,
+                                           const Layout& layout, const Part& part, Segment segment,
+                                           std::byte* workspace) {
+  const Shape& shape = p.shape;
+  const Job job = job_of(p, layout, part, segment, flag);
+  if (job.n < 0) return;
+  if (job.n >= p.sequences.count) {
+    if (part.last) zero_columns<T>(p, tail_of(p.sequences), job.head, job.v0);
+    return;
+  }
+  const Range range = range_of(p, part, job.n, flag);
+  if (!range.here) return;
+  const InitialState initial = initial_of(p, job.n, flag);
+  if (initial.skip) {
+    if (range.begins && job.segment == 0) zero_columns<T>(p, range.s, job.head, job.v0);
+    return;
+  }
+  const bool last = job.segment + 1 == layout.segments.count(range.chunks());
+  const Block block{job.walk,
+                    range.s,
+                    static_cast<int>(job.head / (shape.value_heads / shape.heads)),
+                    static_cast<int>(job.head),
+                    job.v0,
+                    range.number,
+                    range.begin + layout.segments.begin(job.segment),
+                    last ? range.end : range.begin + layout.segments.begin(job.segment + 1)};
+  if (threadIdx.x == 0) init_barriers(m);
+  zero_above(m);
+  if (job.walk == Walk::kTransition) zero_values(m);
+  __syncthreads();
+  sync_cluster();
+
+  const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarp, 0);
+  if (warp == kStateWarps) {
+    load_tokens<T>(m, p, maps, block);
+  } else if (warp == kStateWarps + 1) {
+    load_prepared(m, layout, part, workspace, block);
+  } else if (warp == kStateWarps + 2) {
+    store_outputs<T>(m, p, maps, block);
+  } else {
+    walk_state<T, K, kOutputs>(m, p, flag, layout, part, workspace, job, range, block, initial,
+                               last);
+  }
+  sync_cluster();  // no block ends while another may still write to it
+}
+
+// Walks without outputs come to run while those of the first segments do, and these, where the
+// preparation is beside them, while it does. They do not wait for the kernel before, but end after
+// it, so that the end of a kernel is the end of all before it.
+template <class T, int K, bool kOutputs>
+__global__ void __launch_bounds__(kThreads, 1)
+    walk_kernel(const __grid_constant__ DeltaRuleProblem p, const __grid_constant__ TokenMaps maps,
+                const Flag flag, const __grid_constant__ Layout layout, const Part part,
+                const Segment segment, std::byte* workspace) {
+  extern __shared__ __align__(1024) std::byte memory[];
+  const bool early = !kOutputs || (layout.beside() && segment == Segment::kFirst);
+  if (early) {
+    let_next_kernel_in();
+  } else {
+    wait_for_kernel_before();
+  }
+  walk_block<T, K, kOutputs>(*reinterpret_cast<Shared<K>*>(memory), p, maps, flag, layout, part,
+                             segment, workspace);
+  if (early && blockIdx.x == 0 && threadIdx.x == 0) wait_for_memory_of_kernel_before();
 }
 
 }  // namespace
@@ -142,23 +251,32 @@ TokenMaps token_maps(const DeltaRuleProblem& problem) {
   return maps;
 }
 
-Status walk(const DeltaRuleProblem& problem, const TokenMaps& maps, const Records& records,
-            const Part& part, std::byte* workspace, const Stream& stream) {
+Status walk(const DeltaRuleProblem& problem, const TokenMaps& maps, const Layout& layout,
+            const Part& part, Segment segment, std::byte* workspace, const Stream& stream) {
   const Shape& shape = problem.shape;
   // One sequence more for the rows past the last one.
   const int64_t sequences = shape.sequences + (problem.sequences.cu_seqlens.given() ? 1 : 0);
-  const int64_t blocks = sequences * shape.value_heads * (shape.V / kColumns);
-  const auto run = [&](auto element, auto k) {
+  const int64_t blocks = (segment == Segment::kFirst ? sequences : layout.boundaries.count) *
+                         shape.value_heads * blocks_of_state(shape, segment);
+  // The blocks of a value head's columns, or of its transition's rows.
+  const bool pairs = shape.V == 2 * kColumns && (segment != Segment::kBefore || shape.K == shape.V);
+  const int cluster = pairs ? 2 : 1;
+  const auto run = [&](auto element, auto k, auto outputs) {
     constexpr int K = decltype(k)::value;
-    return launch(&walk_kernel<decltype(element), K>,
-                  {blocks, kThreads, sizeof(Shared<K>), stream.stream, true}, problem, maps,
-                  Flag{stream.out_of_range}, records, part, workspace);
+    return launch(&walk_kernel<decltype(element), K, decltype(outputs)::value>,
+                  {blocks, kThreads, sizeof(Shared<K>), stream.stream, true, cluster}, problem,
+                  maps, Flag{stream.out_of_range}, layout, part, segment, workspace);
   };
-  const auto with_k = [&](auto element) {
-    return shape.K == 64 ? run(element, std::integral_constant<int, 64>())
-                         : run(element, std::integral_constant<int, 128>());
+  const auto with_k = [&](auto element, auto outputs) {
+    return shape.K == 64 ? run(element, std::integral_constant<int, 64>(), outputs)
+                         : run(element, std::integral_constant<int, 128>(), outputs);
   };
-  return shape.dtype == DType::kBF16 ? with_k(__nv_bfloat16()) : with_k(__half());
+  const auto with_element = [&](auto outputs) {
+    return shape.dtype == DType::kBF16 ? with_k(__nv_bfloat16(), outputs)
+                                       : with_k(__half(), outputs);
+  };
+  return segment == Segment::kBefore ? with_element(std::false_type())
+                                     : with_element(std::true_type());
 }
 
 }  // namespace gdn::cuda::sm90

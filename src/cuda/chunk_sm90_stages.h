@@ -3,7 +3,7 @@
 
 #include <cstddef>
 
-#include "cuda/chunk_sm90_record.h"
+#include "cuda/chunk_sm90_layout.h"
 #include "cuda/kernels.h"
 #include "cuda/tensor_map.h"
 
@@ -17,12 +17,17 @@ struct TokenMaps {
 
 // Fills the records of a part's chunks. Of all parts but the first it may run before the walk of
 // the part before has ended, and ends after it.
-Status prepare(const DeltaRuleProblem& problem, const Device& device, const Records& records,
+Status prepare(const DeltaRuleProblem& problem, const Device& device, const Layout& layout,
                const Part& part, std::byte* workspace, const Stream& stream);
 
-// From the records to outputs and states.
-Status walk(const DeltaRuleProblem& problem, const TokenMaps& maps, const Records& records,
-            const Part& part, std::byte* workspace, const Stream& stream);
+// From the records to outputs and states: of the first segments, which without a split are all;
+// with one also what the segments before boundaries do to states, then the fold, then the segments
+// after boundaries.
+enum class Segment { kFirst, kBefore, kAfter };
+Status walk(const DeltaRuleProblem& problem, const TokenMaps& maps, const Layout& layout,
+            const Part& part, Segment segment, std::byte* workspace, const Stream& stream);
+Status fold(const DeltaRuleProblem& problem, const Layout& layout, const Part& part,
+            std::byte* workspace, const Stream& stream);
 TokenMaps token_maps(const DeltaRuleProblem& problem);
 
 }  // namespace gdn::cuda::sm90

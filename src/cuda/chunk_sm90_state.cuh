@@ -15,6 +15,9 @@
 // matters is lost below; else (rescue) in units of a power of two. A chunk's unit depends on
 // nothing but its state and tokens, so that a state that went through memory goes on as one that
 // did not.
+//
+// Walks of the context split (chunk_sm90_segments.h) have no outputs, and leave out what only these
+// want: S Q^T and V_new P^T.
 #pragma once
 
 #include <type_traits>
@@ -53,10 +56,15 @@ struct StateColumns {
   // Of X, as bits of float16, 2^-12 and 512: products with T, whose elements are 2 at most while
   // |k| is 1, stay below what overflows.
   static constexpr uint32_t kLeast = 0x0c00, kMost = 0x6000;
+  // A transition begins as so much times the identity, and falls from there, often to nothing. Its
+  // X may be as small as it likes: what float16 then loses is 2^-33 of the state it is multiplied
+  // by.
+  static constexpr float kTransitionUnit = 256;
   using TokenCursor = Cursor<Shared<K>::kTokenStages>;
   using PreparedCursor = Cursor<Shared<K>::kPreparedStages>;
 
   Shared<K>& m;
+  uint32_t least = kLeast;
   int warp = static_cast<int>(threadIdx.x) / kWarp;
   int lane = static_cast<int>(threadIdx.x) % kWarp;
   // Element 4 tile + 2 r + e: row lane / 4 + 8 r, column 8 tile + 2 (lane % 4) + e.
@@ -71,6 +79,7 @@ struct StateColumns {
   float out_unit = 1;             // what O is to be times
   uint32_t a[kChunk / 4];         // X, then V_new, packed
   uint32_t decayed[kChunk / 4];   // d o V_new, packed
+  int blocks = cluster_size();    // that wait for this one's warps before they load anew
   TokenCursor tokens_at;
   PreparedCursor prepared_at;
   Cursor<Shared<K>::kOutStages> out_at;
@@ -114,6 +123,22 @@ struct StateColumns {
                        [](const float& s, E& to) { to = from_float<E>(s); });
     });
   }
+  // Zero, or rows from `row` on of kTransitionUnit times the identity.
+  __device__ __forceinline__ void begin_without_outputs(bool transition, int row) {
+    if (transition) least = 0;
+    const float one = transition ? kTransitionUnit : 0.0f;
+    const int to_diagonal = row + warp * 16 + lane / 4 - lane % 4 * 2;
+    int i = 0;
+#pragma unroll
+    for (float& s : S) {
+      s = to_diagonal == i / 4 * 8 + i % 2 - i / 2 % 2 * 8 ? one : 0.0f;
+      ++i;
+    }
+  }
+  __device__ __forceinline__ void end_transition() {
+#pragma unroll
+    for (float& s : S) s *= 1 / kTransitionUnit;
+  }
   __device__ void largest_of_rows(float (&largest)[2]) const {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -125,6 +150,11 @@ struct StateColumns {
       most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, 1));
       largest[r] = fmaxf(most, __shfl_xor_sync(kAllLanes, most, 2));
     }
+  }
+
+  // A stage, to the loading warps of all blocks of the cluster.
+  __device__ __forceinline__ void give_back(const uint64_t& empty) const {
+    if (lane < blocks) arrive_at(shared_address(&empty), lane);
   }
 
   // ---- Products
@@ -263,7 +293,7 @@ struct StateColumns {
       largest = fmaxf(largest, fmaxf(fabsf(residual.x), fabsf(residual.y)));
     });
     const uint32_t bits = largest_of_all(largest_of_warp(__float_as_uint(largest)), 2);
-    unit = fminf(fmaxf(power_of_two(__uint_as_float(bits)), 0x1p-60f), 0x1p60f);
+    unit = bits == 0 ? 1.0f : fminf(fmaxf(power_of_two(__uint_as_float(bits)), 0x1p-60f), 0x1p60f);
     const float inverse = inverse_of_power(unit);
     for_each_residual(v, of_token, [&](float2 residual, int at) {
       a[at] = pack_halves(residual.x * inverse, residual.y * inverse);
@@ -280,24 +310,24 @@ struct StateColumns {
 
   // From S K^T in flight to V_new in x, d o V_new packed, and S Q^T in out; S times its decay.
   // `meanwhile` runs while the first products do.
-  template <class Body>
+  template <bool kOutputs, class Body>
   __device__ void solve(int64_t chunk, const Body& meanwhile) {
     const Tokens<K>& tokens = m.tokens[tokens_at.stage];
     const Prepared<K>& prepared = m.prepared[prepared_at.stage];
     const RecordVectors& vectors = prepared.vectors;
-    multiply_queries(tokens, 0, kEarlySteps);
+    if constexpr (kOutputs) multiply_queries(tokens, 0, kEarlySteps);
     meanwhile();
     uint32_t v[kChunk / 4];
     load_values(tokens, v);
     wait_barrier(shared_address(&m.prepared_full[prepared_at.stage]), prepared_at.phase);
     float2 of_token[kTokenTiles];
     load_vector(vectors.residual, of_token);
-    wait_wgmma<1>();
+    wait_wgmma<kOutputs ? 1 : 0>();
     pin(x);
     for_each_residual(
         v, of_token, [&](float2 residual, int at) { a[at] = pack_halves(residual.x, residual.y); });
     multiply_T(prepared);
-    multiply_queries(tokens, kEarlySteps, kSteps);
+    if constexpr (kOutputs) multiply_queries(tokens, kEarlySteps, kSteps);
 
     uint32_t largest = a[0];
 #pragma unroll
@@ -308,14 +338,14 @@ struct StateColumns {
     const float decay = vectors.decay;
 #pragma unroll
     for (float& s : S) s *= decay;
-    if (largest > kMost || (largest < kLeast && largest > 0)) rescue(tokens, prepared);
+    if (largest > kMost || largest < least) rescue(tokens, prepared);
     const float T_power = vectors.T_power;
     out_unit = unit * T_power * vectors.P_power;
     state_unit = unit * vectors.growth;
     load_vector(vectors.update, of_token);
 #pragma unroll
     for (float2& d : of_token) d = {d.x * T_power, d.y * T_power};
-    wait_wgmma<1>();
+    wait_wgmma<kOutputs ? 1 : 0>();
     pin(x);
 #pragma unroll
     for (int tile = 0; tile < kTokenTiles; ++tile) {
@@ -327,13 +357,16 @@ struct StateColumns {
       }
     }
     pin(decayed);
-    wait_wgmma<0>();
-    pin(out);
-    if (lane == 0) arrive(shared_address(&m.tokens_empty[tokens_at.stage]));
+    if constexpr (kOutputs) {
+      wait_wgmma<0>();
+      pin(out);
+    }
+    give_back(m.tokens_empty[tokens_at.stage]);
     tokens_at.advance();
   }
 
   // From there to the state after the chunk and its output, in flight.
+  template <bool kOutputs>
   __device__ void update() {
     const Prepared<K>& prepared = m.prepared[prepared_at.stage];
     const uint64_t keys = operand_of(prepared.keys.k, kTileBytes);
@@ -348,6 +381,7 @@ struct StateColumns {
       }
     }
     commit_wgmma();
+    if constexpr (!kOutputs) return;
     float2 b[kTokenTiles];
     load_vector(prepared.vectors.output, b);
     const float inverse = inverse_of_power(out_unit);
@@ -379,11 +413,14 @@ struct StateColumns {
 #pragma unroll
     for (float& s : S) s *= state_unit;
   }
+  __device__ void give_back_prepared() {
+    give_back(m.prepared_empty[prepared_at.stage]);
+    prepared_at.advance();
+  }
   // Once the output is: packed, and the prepared matrices are free.
   __device__ void finish_out(uint32_t (&packed)[kChunk / 4]) {
     pin(out);
-    if (lane == 0) arrive(shared_address(&m.prepared_empty[prepared_at.stage]));
-    prepared_at.advance();
+    give_back_prepared();
     if (out_unit != 1) {
 #pragma unroll
       for (float& o : out) o *= out_unit;
@@ -412,6 +449,7 @@ struct StateColumns {
 
   // Chunks first .. first + count - 1 of the block's, count at least 1. Products are in flight from
   // one chunk to the next, but never around the loop, where the compiler would wait for each.
+  template <bool kOutputs>
   __device__ void walk(int64_t first, int64_t count) {
     const auto begin = [&] {
       pack_state();
@@ -420,22 +458,32 @@ struct StateColumns {
     };
     uint32_t packed[kChunk / 4];
     begin();
-    solve(first, [] {});
+    solve<kOutputs>(first, [] {});
 #pragma unroll 1
     for (int64_t c = first; c < first + count - 1; ++c) {
-      update();
-      wait_wgmma<1>();
+      update<kOutputs>();
+      wait_wgmma<kOutputs ? 1 : 0>();
       finish_state();
-      begin();
-      wait_wgmma<1>();
-      finish_out(packed);
-      solve(c + 1, [&] { put_out(packed); });
+      if constexpr (kOutputs) {
+        begin();
+        wait_wgmma<1>();
+        finish_out(packed);
+        solve<kOutputs>(c + 1, [&] { put_out(packed); });
+      } else {
+        give_back_prepared();
+        begin();
+        solve<kOutputs>(c + 1, [] {});
+      }
     }
-    update();
+    update<kOutputs>();
     wait_wgmma<0>();
     finish_state();
-    finish_out(packed);
-    put_out(packed);
+    if constexpr (kOutputs) {
+      finish_out(packed);
+      put_out(packed);
+    } else {
+      give_back_prepared();
+    }
   }
 };
 

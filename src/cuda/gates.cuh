@@ -64,9 +64,9 @@ struct GateBits {
   uint32_t decay, A_log, dt_bias;  // g, or a with the other two
   uint32_t strength;               // beta or b
 };
-// `decay` and `strength`: the elements of the inputs above.
-__device__ __forceinline__ GateBits load_gate_bits(const GateInputs& gates, const std::byte* decay,
-                                                   const std::byte* strength, int64_t head) {
+// Of the element of decay_input; no strength.
+__device__ __forceinline__ GateBits load_decay_bits(const GateInputs& gates, const std::byte* decay,
+                                                    int64_t head) {
   GateBits bits{};
   bits.decay = load_bits(decay, decay_input(gates).dtype);
   if (!gates.g.given()) {
@@ -75,8 +75,18 @@ __device__ __forceinline__ GateBits load_gate_bits(const GateInputs& gates, cons
       bits.dt_bias = load_bits(gates.dt_bias.at(head), gates.dt_bias.dtype);
     }
   }
+  return bits;
+}
+// Of the element of strength_input, if that is given.
+__device__ __forceinline__ uint32_t load_strength_bits(const GateInputs& gates,
+                                                       const std::byte* strength) {
   const TokenTensor& input = strength_input(gates);
-  if (input.given()) bits.strength = load_bits(strength, input.dtype);
+  return input.given() ? load_bits(strength, input.dtype) : 0;
+}
+__device__ __forceinline__ GateBits load_gate_bits(const GateInputs& gates, const std::byte* decay,
+                                                   const std::byte* strength, int64_t head) {
+  GateBits bits = load_decay_bits(gates, decay, head);
+  bits.strength = load_strength_bits(gates, strength);
   return bits;
 }
 __device__ inline GateBits load_gate_bits(const GateInputs& gates, const Sequence& s, int64_t t,
@@ -86,24 +96,24 @@ __device__ inline GateBits load_gate_bits(const GateInputs& gates, const Sequenc
                         strength.given() ? strength.at(s, t, head) : nullptr, head);
 }
 // Given or computed; g as it is, however low.
-__device__ inline Gate gate_of(const GateInputs& gates, const GateBits& bits) {
-  Gate gate;
-  if (gates.g.given()) {
-    gate.g = from_bits(bits.decay, gates.g.dtype);
-  } else {
-    const float bias = gates.dt_bias.given() ? from_bits(bits.dt_bias, gates.dt_bias.dtype) : 0.0f;
-    gate.g = log_decay(from_bits(bits.decay, gates.a.dtype), bias,
-                       expf(from_bits(bits.A_log, gates.A_log.dtype)), gates.softplus_beta,
-                       gates.softplus_threshold);
-  }
-  gate.beta = 1.0f;
+__device__ inline float g_of(const GateInputs& gates, const GateBits& bits) {
+  if (gates.g.given()) return from_bits(bits.decay, gates.g.dtype);
+  const float bias = gates.dt_bias.given() ? from_bits(bits.dt_bias, gates.dt_bias.dtype) : 0.0f;
+  return log_decay(from_bits(bits.decay, gates.a.dtype), bias,
+                   expf(from_bits(bits.A_log, gates.A_log.dtype)), gates.softplus_beta,
+                   gates.softplus_threshold);
+}
+__device__ inline float beta_of(const GateInputs& gates, uint32_t strength) {
+  float beta = 1.0f;
   if (gates.beta.given()) {
-    gate.beta = from_bits(bits.strength, gates.beta.dtype);
+    beta = from_bits(strength, gates.beta.dtype);
   } else if (gates.b.given()) {
-    gate.beta = sigmoid(from_bits(bits.strength, gates.b.dtype));
+    beta = sigmoid(from_bits(strength, gates.b.dtype));
   }
-  if (gates.allow_neg_eigval) gate.beta *= 2;
-  return gate;
+  return gates.allow_neg_eigval ? 2 * beta : beta;
+}
+__device__ inline Gate gate_of(const GateInputs& gates, const GateBits& bits) {
+  return {g_of(gates, bits), beta_of(gates, bits.strength)};
 }
 __device__ inline Gate load_gate(const GateInputs& gates, const Sequence& s, int64_t t,
                                  int64_t head) {

@@ -41,6 +41,36 @@ __device__ __forceinline__ void wait_barrier(uint32_t barrier, uint32_t parity) 
       "r"(parity)
       : "memory");
 }
+// --- Clusters: blocks that run at the same time and reach each other's shared memory.
+
+__device__ __forceinline__ int cluster_rank() {
+  uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return static_cast<int>(rank);
+}
+__device__ __forceinline__ int cluster_size() {
+  uint32_t size;
+  asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
+  return static_cast<int>(size);
+}
+// Until all threads of all blocks are here; says nothing about what they wrote.
+__device__ __forceinline__ void sync_cluster() {
+  asm volatile("barrier.cluster.arrive.relaxed;\nbarrier.cluster.wait;" ::: "memory");
+}
+// At the barrier that a block of the cluster has where this block has `barrier`. Of what this
+// thread did it orders no more than an arrival in its own block: with the scope of a cluster it
+// would first wait for all that the thread has in flight.
+__device__ __forceinline__ void arrive_at(uint32_t barrier, int rank) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
+      "}" ::"r"(barrier),
+      "r"(rank)
+      : "memory");
+}
+
 // Threads of some warps, by the number of one of the 16 hardware barriers; 0 is __syncthreads'.
 template <int kThreads>
 __device__ __forceinline__ void sync_threads(int number) {
@@ -54,12 +84,25 @@ __device__ __forceinline__ void sync_threads(int number) {
 __device__ __forceinline__ void fence_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
+// What this thread has acquired is seen by its bulk copies from memory.
+__device__ __forceinline__ void fence_async_proxy_of_memory() {
+  asm volatile("fence.proxy.async.global;" ::: "memory");
+}
 __device__ __forceinline__ void copy_bulk_in(uint32_t to, const void* from, int bytes,
                                              uint32_t barrier) {
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
           "r"(to),
       "l"(from), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+// To the same place in all blocks of the cluster, whose barriers each count the bytes.
+__device__ __forceinline__ void copy_bulk_in_all(uint32_t to, const void* from, int bytes,
+                                                 uint32_t barrier, uint16_t blocks) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
+      "[%0], [%1], %2, [%3], %4;" ::"r"(to),
+      "l"(from), "r"(bytes), "r"(barrier), "h"(blocks)
       : "memory");
 }
 __device__ __forceinline__ void copy_bulk_out(void* to, uint32_t from, int bytes) {
@@ -101,6 +144,17 @@ __device__ __forceinline__ void store_matrices_transposed(uint32_t address, uint
   asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1,%2};" ::"r"(address),
                "r"(m0), "r"(m1)
                : "memory");
+}
+
+// --- Words by which blocks tell each other of what they wrote before.
+
+__device__ __forceinline__ void store_release(uint32_t* to, uint32_t value) {
+  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
+}
+__device__ __forceinline__ uint32_t load_acquire(const uint32_t* from) {
+  uint32_t value;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
+  return value;
 }
 
 // --- The two halves of wait_for_kernel_before (dependent.cuh).

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "cuda/chunk_sm90_layout.h"
 #include "cuda/device.h"
 #include "gdn/plan.h"
 #include "gdn/status.h"
@@ -38,7 +39,7 @@ Status chunk_tensor_cores(const DeltaRuleProblem& problem, const Device& device,
                           std::byte* workspace, const Stream& stream);
 
 // The same on Hopper.
-size_t chunk_sm90_workspace(const Shape& shape);
+sm90::Layout chunk_sm90_layout(const Shape& shape, const Device& device);
 // Of a buffer of records, two of which are the workspace where one does not hold all. Tests set it
 // lower, so that short calls take the way of long ones.
 extern std::atomic<int64_t> sm90_record_bytes;

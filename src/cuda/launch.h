@@ -24,6 +24,7 @@ struct Launch {
   size_t shared_bytes = 0;
   cudaStream_t stream = nullptr;
   bool early = false;  // before the kernel before it has ended (dependent.cuh)
+  int cluster = 1;     // blocks that run together (hopper.cuh); divides `blocks`
 };
 
 // A grid of one axis, which has room for 2^31 - 1 blocks; of none nothing is launched.
@@ -47,11 +48,19 @@ Status launch(void (*kernel)(Parameters...), const Launch& how, const Parameters
   config.blockDim = dim3(static_cast<unsigned>(how.threads));
   config.dynamicSmemBytes = how.shared_bytes;
   config.stream = how.stream;
-  cudaLaunchAttribute early;
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &early;
-  config.numAttrs = how.early ? 1 : 0;
+  cudaLaunchAttribute attributes[2];
+  config.attrs = attributes;
+  if (how.early) {
+    cudaLaunchAttribute& early = attributes[config.numAttrs++];
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (how.cluster > 1) {
+    cudaLaunchAttribute& cluster = attributes[config.numAttrs++];
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim.x = static_cast<unsigned>(how.cluster);
+    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+  }
   const cudaError_t error =
       cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), arguments);
   if (error != cudaSuccess) cudaGetLastError();  // reported here, and not again by the next call

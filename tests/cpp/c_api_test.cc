@@ -106,6 +106,7 @@ gdn_chunk_args to_c(const ChunkArgs& args) {
   c.compute = static_cast<int32_t>(args.compute);
   c.state_layout = c_layout(args.state_layout);
   c.chunk_size = &args.chunk_size;
+  c.context_split = static_cast<int32_t>(args.context_split);
   c.checkpoint_every = args.checkpoint_every;
   c.checkpoints = c_tensor(args.checkpoints);
   c.checkpoint_cu = c_tensor(args.checkpoint_cu);
@@ -669,6 +670,25 @@ TEST(CApi, TheChunkSizeIsHandedOn) {
   char message[256];
   EXPECT_EQ(gdn_chunk(&context, &args, message, sizeof message), GDN_INVALID_ARGUMENT);
   EXPECT_EQ(std::string(message).find("gdn.chunk: chunk_size is 0"), 0u) << message;
+}
+
+TEST(CApi, TheContextSplitIsHandedOn) {
+  Case c;
+  const auto data = make_delta_rule(c);
+  gdn_chunk_args args = to_c(data.chunk_args());
+  args.chunk_size = nullptr;
+  const auto context = sized<gdn_context>();
+  char message[256];
+  for (int32_t split : {GDN_CONTEXT_SPLIT_AUTO, GDN_CONTEXT_SPLIT_FIXED, GDN_CONTEXT_SPLIT_OFF}) {
+    args.context_split = split;
+    EXPECT_EQ(gdn_chunk(&context, &args, message, sizeof message), GDN_OK) << message;
+  }
+  args.context_split = 3;
+  EXPECT_EQ(gdn_chunk(&context, &args, message, sizeof message), GDN_INVALID_ARGUMENT);
+  EXPECT_EQ(std::string(message).find("gdn.chunk: context_split is 3"), 0u) << message;
+  args.context_split = 0;
+  args.reserved = 1;
+  EXPECT_EQ(gdn_chunk(&context, &args, message, sizeof message), GDN_INVALID_ARGUMENT);
 }
 
 TEST(CApi, MessagesAreCutToTheCallersBuffer) {

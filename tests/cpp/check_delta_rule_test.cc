@@ -512,6 +512,16 @@ TEST(CheckChunk, ChunkSize) {
   });
 }
 
+TEST(CheckChunk, ContextSplit) {
+  ChunkCall call;
+  call.args.context_split = ContextSplit::kFixed;
+  EXPECT_EQ(expect_ok(call).shape.context_split, ContextSplit::kFixed);
+  expect_errors<ChunkCall>({
+      {[](ChunkCall& c) { c.args.context_split = static_cast<ContextSplit>(7); },
+       "context_split is 7, expected kAuto, kFixed or kOff"},
+  });
+}
+
 // Sequences of 130, 0, 63 and 64 tokens; four rows for three checkpoints.
 struct CheckpointCall : ChunkCall {
   CheckpointCall() {

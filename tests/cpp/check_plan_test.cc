@@ -31,6 +31,8 @@ TEST(CheckPlan, EveryMistakeInAShapeHasItsMessage) {
            {[](Shape& s) { s.chunk_size = 0; }, "gdn.chunk: chunk_size is 0, expected at least 1"},
            {[](Shape& s) { s.compute = static_cast<Compute>(9); },
             "gdn.chunk: compute is 9, expected kAuto, kF32 or kBF16"},
+           {[](Shape& s) { s.context_split = static_cast<ContextSplit>(3); },
+            "gdn.chunk: context_split is 3, expected kAuto, kFixed or kOff"},
            {[](Shape& s) { s.op = Op::kSolveTril, s.K = 257; },
             "gdn.solve_tril: shape has n = 257, expected 1 to 256"},
            {[](Shape& s) { s.op = Op::kCausalConv1d, s.state_length = -1; },

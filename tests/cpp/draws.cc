@@ -28,6 +28,7 @@ enum AxisId {
   kOptions,
   kChunkSize,
   kComputeAxis,
+  kContextSplit,
   kThreads,
   kPacking,
   kTail,
@@ -74,6 +75,7 @@ const Axis kAxes[kAxisCount] = {
     {"options", 2, true},
     {"chunk_size", 2, true},
     {"compute", 3, true},
+    {"context_split", 3, true},
     {"threads", kThreadCounts.size(), true},
     {"packing", 3, false},
     {"tail", 2, false},
@@ -145,7 +147,7 @@ std::vector<Axis> axes_of(Operator op) {
     axes[kT].values = kReplayLengths.size();
     axes[kComputeAxis].values = 1;
   }
-  if (op != Operator::kChunk) axes[kChunkSize].values = 1;
+  if (op != Operator::kChunk) axes[kChunkSize].values = axes[kContextSplit].values = 1;
   return axes;
 }
 
@@ -193,6 +195,7 @@ DrawnCase case_of(Operator op, const Draw& draw, uint64_t seed) {
   }
   if (draw[kChunkSize] == 1) c.chunk_size = 24;
   c.compute = static_cast<Compute>(draw[kComputeAxis]);
+  c.context_split = static_cast<ContextSplit>(draw[kContextSplit]);
 
   // One sequence has T tokens; the others have fewer where the packing lets them and the cost
   // allows no more.

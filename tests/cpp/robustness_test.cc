@@ -169,17 +169,20 @@ TEST_P(Robustness, ANaNOfAnyBitsReachesTheState) {
     c.beta = verify::Beta::kGivenF32;
     for_each_kernel([&](Context& context) {
       for (Tensor DeltaRuleData::*gate : {&DeltaRuleData::g, &DeltaRuleData::beta}) {
-        DeltaRuleData data = verify::make_delta_rule(c);
-        const int64_t head = 1, last_token = c.lengths[0] - 1;
-        Tensor& spoiled = data.*gate;
-        std::memset(spoiled.element(last_token * c.HV + head), 0xff,
-                    static_cast<size_t>(size_of(spoiled.dtype())));
-        expect_ok(verify::call(context, data));
-        int64_t finite = 0;
-        for (int64_t i = 0; i < c.V * c.K; ++i) {
-          finite += std::isfinite(data.final_state.get(head * c.V * c.K + i));
+        // In the middle of a chunk of any size, where later rows take it up, and the last.
+        for (const int64_t token : {int64_t{37}, c.lengths[0] - 1}) {
+          DeltaRuleData data = verify::make_delta_rule(c);
+          const int64_t head = 1;
+          Tensor& spoiled = data.*gate;
+          std::memset(spoiled.element(token * c.HV + head), 0xff,
+                      static_cast<size_t>(size_of(spoiled.dtype())));
+          expect_ok(verify::call(context, data));
+          int64_t finite = 0;
+          for (int64_t i = 0; i < c.V * c.K; ++i) {
+            finite += std::isfinite(data.final_state.get(head * c.V * c.K + i));
+          }
+          EXPECT_EQ(finite, 0) << "token " << token << ": " << verify::repeat_line(c, context);
         }
-        EXPECT_EQ(finite, 0) << verify::repeat_line(c, context);
       }
     });
   }

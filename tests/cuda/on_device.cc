@@ -131,6 +131,7 @@ ChunkArgs chunk_args(const DeltaRuleProblem& p) {
   ChunkArgs args(p.shape.layout);
   set_delta_rule(p, &args);
   args.chunk_size = p.shape.chunk_size;
+  args.context_split = p.shape.context_split;
   args.checkpoint_every = p.checkpoint_every;
   if (p.checkpoint_every > 0) {
     args.checkpoints = state(p.checkpoints, p.shape);

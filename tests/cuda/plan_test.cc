@@ -78,6 +78,54 @@ TEST(CudaPlans, TheWorkspaceHasRoomForAChunkOfEverySequence) {
   EXPECT_EQ(plan_of(prefill(DType::kF32, 1, 8192), kH100).workspace_bytes_per_worker, 0u);
 }
 
+Shape few_heads(int64_t N, int64_t T, ContextSplit split) {
+  Shape shape = prefill(DType::kBF16, N, T);
+  shape.heads = 2;
+  shape.value_heads = 8;
+  shape.context_split = split;
+  return shape;
+}
+
+TEST(CudaPlans, LongSequencesOfFewHeadsAreSplit) {
+  const Plan split = plan_of(few_heads(1, 8192, ContextSplit::kAuto), kH100);
+  EXPECT_GT(split.segment_tokens, 0);
+  EXPECT_GE(split.first_segment_tokens, split.segment_tokens);
+  EXPECT_LE(split.first_segment_tokens + 2 * split.segment_tokens, 8192);
+  EXPECT_EQ(split.segment_tokens % 64, 0);
+  EXPECT_NE(to_string(split).find(", segments of "), std::string::npos) << to_string(split);
+  const Plan off = plan_of(few_heads(1, 8192, ContextSplit::kOff), kH100);
+  EXPECT_EQ(off.segment_tokens, 0);
+  EXPECT_EQ(off.first_segment_tokens, 0);
+  EXPECT_GT(split.workspace_bytes_per_worker, off.workspace_bytes_per_worker);
+  // Short ones, those that keep the GPU at work by themselves, and other kernels.
+  EXPECT_EQ(plan_of(few_heads(1, 1024, ContextSplit::kAuto), kH100).segment_tokens, 0);
+  EXPECT_EQ(plan_of(few_heads(16, 8192, ContextSplit::kAuto), kH100).segment_tokens, 0);
+  EXPECT_EQ(plan_of(few_heads(1, 8192, ContextSplit::kAuto), kA10).segment_tokens, 0);
+}
+
+TEST(CudaPlans, OfNoTokensNothingIsSplit) {
+  for (ContextSplit split : {ContextSplit::kAuto, ContextSplit::kFixed, ContextSplit::kOff}) {
+    EXPECT_EQ(plan_of(few_heads(3, 0, split), kH100).segment_tokens, 0);
+    EXPECT_EQ(plan_of(few_heads(0, 0, split), kH100).segment_tokens, 0);
+  }
+}
+
+TEST(CudaPlans, AFixedSplitGoesByTheSequenceAlone) {
+  const int64_t tokens = plan_of(few_heads(1, 8192, ContextSplit::kFixed), kH100).segment_tokens;
+  EXPECT_GT(tokens, 0);
+  for (int64_t N : {1, 7, 300}) {
+    for (int64_t T : {tokens + 1, int64_t{100000}}) {
+      const Plan plan = plan_of(few_heads(N, T, ContextSplit::kFixed), kH100);
+      EXPECT_EQ(plan.segment_tokens, tokens);
+      EXPECT_EQ(plan.first_segment_tokens, tokens);
+    }
+    EXPECT_EQ(plan_of(few_heads(N, tokens, ContextSplit::kFixed), kH100).segment_tokens, 0);
+  }
+  Shape many_heads = prefill(DType::kBF16, 1, 8192);
+  many_heads.context_split = ContextSplit::kFixed;
+  EXPECT_EQ(plan_of(many_heads, kH100).segment_tokens, 0);
+}
+
 // Of a machine without a GPU this sees that tensors of one are refused and not that they crash.
 TEST(Cuda, InstallsTwiceAndListsItsKernels) {
   EXPECT_TRUE(install_cuda().ok());

@@ -1,0 +1,87 @@
+#include "cuda/chunk_split.h"
+
+#include <algorithm>
+
+#include "cuda/chunk_sm90_record.h"
+
+namespace gdn::cuda::sm90 {
+namespace {
+
+// Microseconds on an H100 (docs/kernels/chunk-sm90.md): of a chunk of a block, with outputs and
+// without; of a block's beginning and end; of a step of the fold; of two launches more.
+constexpr double kChunkTime = 1.12, kChunkTimeWithout = 0.8, kBlockTime = 3, kFoldTime = 1.2,
+                 kLaunchTime = 5;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Blocks that start as multiprocessors become free.
+double time_of_blocks(int64_t blocks, double each, int64_t multiprocessors) {
+  return static_cast<double>(ceil_div(blocks, multiprocessors)) * (kBlockTime + each);
+}
+
+// Of the first pass: blocks of first segments, and beside and after them those without outputs.
+double time_of_first_pass(int64_t firsts, double first, int64_t others, double other,
+                          int64_t multiprocessors) {
+  first += kBlockTime;
+  other += kBlockTime;
+  const auto done = [&](double until) {
+    const auto of_each = [&](double time) {
+      return time < other ? 0 : static_cast<int64_t>(time / other + 1e-6);
+    };
+    return (multiprocessors - firsts) * of_each(until) + firsts * of_each(until - first);
+  };
+  // The last of them ends at a multiple of `other`, from the beginning or from the end of a first.
+  double until = first;
+  for (double k = 1; done(until) < others; ++k) {
+    until = k * other >= first && done(k * other) >= others ? k * other : first + k * other;
+  }
+  return until;
+}
+
+Segments fastest(int64_t sequences, int64_t chunks, const Shape& shape, int64_t multiprocessors) {
+  constexpr int64_t kMostSegments = 24;
+  const int64_t heads = sequences * shape.value_heads;
+  const int64_t v_parts = shape.V / 64, m_and_n = v_parts + shape.K / 64;
+  const int64_t walks = heads * v_parts;
+  Segments best;
+  if (walks >= multiprocessors) return best;  // all are at work without
+  double least = time_of_blocks(walks, static_cast<double>(chunks) * kChunkTime, multiprocessors);
+  for (int64_t count = 3; count <= std::min(kMostSegments, chunks / 2); ++count) {
+    for (const double ratio : {1.0, 1.25, 1.5, 1.75, 2.0}) {
+      const int64_t length = static_cast<int64_t>(
+          static_cast<double>(chunks) / (ratio + static_cast<double>(count - 1)) + 0.999);
+      const Segments segments{chunks - (count - 1) * length, length};
+      if (length < 1 || segments.first < length) continue;
+      const double time =
+          time_of_first_pass(walks, static_cast<double>(segments.first) * kChunkTime,
+                             heads * m_and_n * (count - 2),
+                             static_cast<double>(length) * kChunkTimeWithout, multiprocessors) +
+          time_of_blocks(walks * (count - 1), static_cast<double>(length) * kChunkTime,
+                         multiprocessors) +
+          static_cast<double>(count - 2) * kFoldTime + kLaunchTime;
+      if (time < least) {
+        least = time;
+        best = segments;
+      }
+    }
+  }
+  return best;
+}
+
+}  // namespace
+
+Segments choose_segments(const Shape& shape, const Device& device, int64_t part_chunks) {
+  const bool empty = shape.sequences == 0 || shape.tokens == 0;
+  if (shape.context_split == ContextSplit::kOff || empty) return {};
+  if (shape.context_split == ContextSplit::kFixed) {
+    if (shape.value_heads > kFixedHeads || shape.max_length <= kFixedSegment * kChunk) return {};
+    return {kFixedSegment, kFixedSegment};
+  }
+  // Lengths are known on the device alone: as if all were the same. A part that has not all has
+  // some of the sequences, or of one.
+  const int64_t chunks = ceil_div(ceil_div(shape.tokens, shape.sequences), kChunk);
+  const int64_t sequences = std::max<int64_t>(1, std::min(shape.sequences, part_chunks / chunks));
+  return fastest(sequences, std::min(chunks, part_chunks), shape, device.multiprocessors);
+}
+
+}  // namespace gdn::cuda::sm90
