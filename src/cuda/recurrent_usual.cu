@@ -82,10 +82,6 @@ struct UsualCall : NarrowTokens {
   }
 };
 
-__device__ __forceinline__ void prefetch_L2(const void* p) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
-}
-
 // While the kernel before may still run: hints, so that what is loaded after it has ended comes
 // from the second-level cache. Nothing is read here but the index, past the first-level cache,
 // which may be written yet: it only says which state to fetch, and is read again.
@@ -93,6 +89,7 @@ template <class Tile, class T>
 __device__ __forceinline__ void fetch_ahead(const UsualCall& p, const BlockPlace& place,
                                             const Tile& tile, int64_t head_bytes) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  const auto prefetch_L2 = [](const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); };
   const int64_t n = place.n;
   int64_t slot = n;
   if (p.initial_index.data != nullptr) {
@@ -117,7 +114,7 @@ __device__ __forceinline__ void fetch_ahead(const UsualCall& p, const BlockPlace
   if (lane == 16 && p.gates.dt_bias.given()) prefetch_L2(p.gates.dt_bias.at(place.head));
   if (slot < 0 || slot >= p.initial_slots) return;
   const std::byte* head = p.initial_state + slot * p.initial_stride + head_bytes;
-  tile.each_line(reinterpret_cast<const T*>(head), [](const T* line) { prefetch_L2(line); });
+  tile.each_line(reinterpret_cast<const T*>(head), prefetch_L2);
 #endif
 }
 
