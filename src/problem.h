@@ -223,8 +223,11 @@ struct StateSlots {
   // Where the state after token t (every state stored), or the last state, goes; negative: nowhere.
   GDN_HOST_DEVICE int64_t written_slot(int64_t n, int64_t t = 0) const {
     if (!final_state_indices.given()) return n;
-    const int64_t slot = final_state_indices.at(n, stores_every_state() ? t : 0);
-    return is_padding(slot) ? -1 : slot;
+    return written_at(final_state_indices.at(n, stores_every_state() ? t : 0));
+  }
+  // The same where the index, which is n without indices, has been read.
+  GDN_HOST_DEVICE int64_t written_at(int64_t slot) const {
+    return final_state_indices.given() && is_padding(slot) ? -1 : slot;
   }
 };
 

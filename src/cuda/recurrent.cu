@@ -1,9 +1,11 @@
-// Decode: one launch, a warp for some V columns of a (sequence, value head). The loads of the first
-// token and of the state begin before anything waits for one; then the state goes through the
-// tokens in registers, and to its slot. No warp waits for another.
+// The recurrent operator: one launch, a warp for some V columns of a (sequence, value head). The
+// loads of the first token and of the state begin before anything waits for one; then the state
+// goes through the tokens in registers, and to its slot. No warp waits for another. The usual
+// decode has a kernel of its own (recurrent_usual.cu), which computes the same bits.
 #include "cuda/dependent.cuh"
 #include "cuda/kernels.h"
 #include "cuda/launch.h"
+#include "cuda/recurrent_usual.h"
 #include "cuda/resolve.cuh"
 #include "cuda/state_tile.cuh"
 #include "cuda/token_rows.cuh"
@@ -11,13 +13,11 @@
 namespace gdn::cuda {
 namespace {
 
-// kPlain: is_plain() holds, and `narrow` is set.
-template <class T, bool kVK, int kPerLane, bool kPlain>
+template <class T, bool kVK, int kPerLane>
 __global__ void __launch_bounds__(128, kPerLane == 32 ? 2 : 3)
-    recurrent_kernel(const __grid_constant__ DeltaRuleProblem p,
-                     const __grid_constant__ NarrowTokens narrow, const Flag flag,
+    recurrent_kernel(const __grid_constant__ DeltaRuleProblem p, const Flag flag,
                      const BlockGrid grid) {
-  using Tile = StateTile<T, kVK, kPerLane, kPlain>;
+  using Tile = StateTile<T, kVK, kPerLane>;
   const BlockPlace place(grid);
   const int K = static_cast<int>(p.shape.K), V = static_cast<int>(p.shape.V);
   const int64_t n = place.n, head = place.head;
@@ -29,13 +29,10 @@ __global__ void __launch_bounds__(128, kPerLane == 32 ? 2 : 3)
     return;
   }
   const Sequence s = sequence_of(p.sequences, n, flag);
-  const auto places = [&](int64_t t) {
-    if constexpr (kPlain) return narrow.at(s, t, place.head, place.qk_head);
-    return places_of(p, s, t, head, place.qk_head);
-  };
+  const auto places = [&](int64_t t) { return places_of(p, s, t, head, place.qk_head); };
   // The index of the state, for which its loads wait, then the first token, then the state.
   const IndexBits index = read_index_of(p, n, flag);
-  TokenRows<Tile, kPerLane, kPlain> token;
+  TokenRows<Tile, kPerLane, false> token;
   if (s.length > 0) token.begin(tile, p, places(0), head);
   const InitialState initial = initial_of(p, n, index, flag);
   if (initial.skip) return tile.zero_columns(p.out, s, head);
@@ -44,7 +41,7 @@ __global__ void __launch_bounds__(128, kPerLane == 32 ? 2 : 3)
                       ? nullptr
                       : initial.data + head_elements * static_cast<int64_t>(sizeof(T)),
                   loaded);
-  const bool every = !kPlain && p.stores_every_state();
+  const bool every = p.stores_every_state();
   std::byte* last = every ? nullptr : final_slot_of(p, n, 0, flag);
   const auto store = [&](std::byte* to) {
     if (to == nullptr) return;
@@ -67,46 +64,22 @@ __global__ void __launch_bounds__(128, kPerLane == 32 ? 2 : 3)
   store(last);
 }
 
-// Whether all tiles are whole and all vectors aligned, the states are of one dtype, only the last
-// one is stored, and no stride is large: the usual decode, for which there is a kernel without
-// anything else in it. The choice changes no bit.
-bool is_plain(const DeltaRuleProblem& p, int whole_k, int warp_columns) {
-  const auto rows = [](const TokenTensor& x) {
-    return is_aligned(x.data, 4 * size_of(x.dtype)) && x.batch_stride % 4 == 0 &&
-           x.token_stride % 4 == 0 && x.head_stride % 4 == 0;
-  };
-  const auto slots = [](const SlotTensor& x) {
-    return x.given() && is_aligned(x.data, 16) && x.slot_stride * size_of(x.dtype) % 16 == 0;
-  };
-  return p.shape.K == whole_k && p.shape.V % warp_columns == 0 && rows(p.q) && rows(p.k) &&
-         rows(p.v) && slots(p.initial_state) && slots(p.final_state) &&
-         p.initial_state.dtype == p.final_state.dtype && !p.stores_every_state() &&
-         NarrowTokens::fit(p);
-}
-
 }  // namespace
 
 Status recurrent(const DeltaRuleProblem& problem, const Device& device, const Stream& stream) {
+  if (is_usual(problem)) return recurrent_usual(problem, device, stream);
   const Shape& shape = problem.shape;
   const DType state =
       problem.initial_state.given() ? problem.initial_state.dtype : shape.state_dtype;
   // One sequence more for the rows past the last one.
   const int64_t sequences = shape.sequences + (problem.sequences.cu_seqlens.given() ? 1 : 0);
   return with_tile(state, shape.layout, shape.K, [&](auto element, auto vk, auto per_lane) {
-    constexpr int kWarpColumns = columns_per_warp(per_lane);
-    const BlockGrid grid = BlockGrid::of(shape, sequences, kWarpColumns, device.multiprocessors);
-    const auto run = [&](auto plain) {
-      constexpr bool kPlain = decltype(plain)::value;
-      return launch(&recurrent_kernel<decltype(element), decltype(vk)::value,
-                                      decltype(per_lane)::value, kPlain>,
-                    {grid.blocks, grid.warps * kWarp, 0, stream.stream, starts_early(device)},
-                    problem, kPlain ? NarrowTokens(problem) : NarrowTokens(),
-                    Flag{stream.out_of_range}, grid);
-    };
-    if constexpr (per_lane <= 16) {
-      if (is_plain(problem, per_lane * kLanesPerColumn, kWarpColumns)) return run(std::true_type());
-    }
-    return run(std::false_type());
+    const BlockGrid grid =
+        BlockGrid::of(shape, sequences, columns_per_warp(per_lane), device.multiprocessors);
+    return launch(
+        &recurrent_kernel<decltype(element), decltype(vk)::value, decltype(per_lane)::value>,
+        {grid.blocks, grid.warps * kWarp, 0, stream.stream, starts_early(device)}, problem,
+        Flag{stream.out_of_range}, grid);
   });
 }
 

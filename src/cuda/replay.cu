@@ -97,6 +97,11 @@ __device__ __forceinline__ void verify(Tile& tile, const Stage& tokens, const Pa
   constexpr int kPerLane = Tile::kElements;
   const int column = tile.v0 + tile.own_column();
   const bool exists = column < tile.V;
+  // Their first rows; the others by the strides.
+  std::byte* out_row = p.out.at(work.s, t0, head);
+  std::byte* record_row = record_v(p, work.slot.slot, t0, head);
+  const int64_t out_stride = p.out.token_stride * size_of(p.out.dtype);
+  const int64_t record_stride = p.shape.value_heads * p.shape.V * size_of(p.record_v.dtype);
   float v_new[kStagedTokens] = {}, all = 1;
 #pragma unroll
   for (int i = 0; i < kStagedTokens; ++i) {
@@ -117,9 +122,9 @@ __device__ __forceinline__ void verify(Tile& tile, const Stage& tokens, const Pa
     out = __fmul_rn(p.scale, __fmaf_rn(pairs[i][i], v_new[i], out));
     if (!exists) continue;
     if (tile.stores_first()) {
-      store_element(p.out.at(work.s, t0 + i, head), p.out.dtype, out, column);
+      store_element(out_row + i * out_stride, p.out.dtype, out, column);
     } else if (tile.stores_second()) {
-      store_element(record_v(p, work.slot.slot, t0 + i, head), p.record_v.dtype, v_new[i], column);
+      store_element(record_row + i * record_stride, p.record_v.dtype, v_new[i], column);
     }
   }
   if (!goes_on) return;
@@ -136,12 +141,19 @@ __device__ __forceinline__ void verify(Tile& tile, const Stage& tokens, const Pa
   }
 }
 
-template <class T, bool kVK, int kPerLane>
-__global__ void __launch_bounds__(128, kPerLane == 32 ? 2 : 4)
+// Warps of a block, at most: what they stage they share, and wait for. With 16-bit states there is
+// half the memory's time to stage in.
+template <class T>
+constexpr int kMostWarps = sizeof(T) == 2 ? 8 : 4;
+
+// kPlain: is_plain() holds.
+template <class T, bool kVK, int kPerLane, bool kPlain>
+__global__ void __launch_bounds__(kMostWarps<T>* kWarp, (kPerLane == 32 ? 8 : 16) / kMostWarps<T>)
     replay_kernel(const __grid_constant__ ReplayProblem p, const Flag flag, const BlockGrid grid) {
-  using Tile = StateTile<T, kVK, kPerLane>;
+  using Tile = StateTile<T, kVK, kPerLane, kPlain>;
   // The records and the tokens are staged in turn, so that each needs one wait alone.
-  using Stage = TokenStage<kPerLane * kLanesPerColumn>;
+  using Stage =
+      TokenStage<kPerLane * kLanesPerColumn, kPlain, kMostWarps<T> * columns_per_warp(kPerLane)>;
   __shared__ Stage records, tokens;
   __shared__ Pairs pairs;
   const Shape& shape = p.shape;
@@ -202,7 +214,13 @@ __global__ void __launch_bounds__(128, kPerLane == 32 ? 2 : 4)
       after = __fmul_rn(after, records.decay[i]);
     }
   }
-  if (accepted > 0) tile.store(state, p.state.dtype);
+  if (accepted > 0) {
+    if constexpr (kPlain) {
+      tile.store(state);
+    } else {
+      tile.store(state, p.state.dtype);
+    }
+  }
   if (!p.verifies()) return;
   __syncthreads();  // all warps have staged the old v_new, and the pairs
   for (int64_t t0 = 0; t0 < work.s.length; t0 += kStagedTokens) {
@@ -218,54 +236,76 @@ __global__ void __launch_bounds__(128, kPerLane == 32 ? 2 : 4)
   }
 }
 
-// The keys and decays of the new records: a warp for a q/k head of a sequence.
+// The keys and decays of the new records: a warp for a token and q/k head of a sequence. All that
+// it reads was there before the kernel before it (which waited for what wrote it), so that it reads
+// before its own wait; what it writes that kernel reads.
 template <int kK>
 __global__ void __launch_bounds__(128)
-    record_kernel(const __grid_constant__ ReplayProblem p, const Flag flag) {
+    record_kernel(const __grid_constant__ ReplayProblem p, const Flag flag, const Divisor heads,
+                  const Divisor tokens) {
   using Stage = TokenStage<kK>;
-  const Shape& shape = p.shape;
-  const int64_t group = shape.value_heads / shape.heads;
-  const int K = static_cast<int>(shape.K);
+  const int K = static_cast<int>(p.shape.K);
+  const int group = static_cast<int>(p.shape.value_heads / p.shape.heads);
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const uint32_t warp = blockIdx.x * (blockDim.x / kWarp) + threadIdx.x / kWarp;
-  const int64_t qk_head = warp % static_cast<uint32_t>(shape.heads);
-  const int64_t n = warp / static_cast<uint32_t>(shape.heads);
-  wait_for_kernel_before();
-  if (n >= p.sequences.count) return;
-  const Work work = work_of(p, n, flag);
-  if (work.slot.slot < 0) return;
-  for (int64_t t = 0; t < work.s.length; ++t) {
-    float k[Stage::kPerLane];
+  const uint32_t row = heads.divide(warp), n = tokens.divide(row);
+  const int64_t qk_head = warp - row * heads.value, t = row - n * tokens.value;
+  const Work work = n < p.sequences.count ? work_of(p, n, flag) : Work{};
+  const bool exists = work.slot.slot >= 0 && t < work.s.length;
+  float k[Stage::kPerLane];
+  float g = 0;
+  const int64_t head = qk_head * group + lane;
+  if (exists) {
     typename Stage::RawRow raw;
     Stage::begin_row(p.k.at(work.s, t, qk_head), p.k.dtype, K, raw);
+    if (lane < group) g = load_gate(p.gates, work.s, t, head).g;
     Stage::finish_row(raw, p.k.dtype, k);
     if (p.use_qk_l2norm) Stage::l2norm(k, p.l2norm_eps);
-    std::byte* to = record_k(p, work.slot.slot, t, qk_head);
+  }
+  wait_for_kernel_before();
+  if (!exists) return;
+  std::byte* to = record_k(p, work.slot.slot, t, qk_head);
 #pragma unroll
-    for (int i = 0; i < Stage::kPerLane; ++i) {
-      const int at = lane * Stage::kPerLane + i;
-      if (at < K) store_element(to, p.record_k.dtype, k[i], at);
-    }
-    for (int64_t h = lane; h < group; h += kWarp) {
-      const int64_t head = qk_head * group + h;
-      store_element(record_g(p, work.slot.slot, t, head), p.record_g.dtype,
-                    load_gate(p.gates, work.s, t, head).g);
-    }
+  for (int i = 0; i < Stage::kPerLane; ++i) {
+    const int at = lane * Stage::kPerLane + i;
+    if (at < K) store_element(to, p.record_k.dtype, k[i], at);
+  }
+  if (lane < group) store_element(record_g(p, work.slot.slot, t, head), p.record_g.dtype, g);
+  // Of a q/k head with more value heads than lanes.
+  for (int h = lane + kWarp; h < group; h += kWarp) {
+    store_element(record_g(p, work.slot.slot, t, qk_head * group + h), p.record_g.dtype,
+                  load_gate(p.gates, work.s, t, qk_head * group + h).g);
   }
 }
 
 Status replace_records(const ReplayProblem& problem, const Device& device, const Stream& stream) {
-  const int64_t warps = problem.shape.sequences * problem.shape.heads;
+  const Shape& shape = problem.shape;
+  const int64_t warps = shape.sequences * problem.record_tokens * shape.heads;
   const Launch how{(warps + 3) / 4, 4 * kWarp, 0, stream.stream, starts_early(device)};
   const Flag flag{stream.out_of_range};
-  switch (elements_per_lane(problem.shape.K)) {
+  const Divisor heads(shape.heads), tokens(problem.record_tokens);
+  switch (elements_per_lane(shape.K)) {
     case 8:
-      return launch(&record_kernel<64>, how, problem, flag);
+      return launch(&record_kernel<64>, how, problem, flag, heads, tokens);
     case 16:
-      return launch(&record_kernel<128>, how, problem, flag);
+      return launch(&record_kernel<128>, how, problem, flag, heads, tokens);
     default:
-      return launch(&record_kernel<256>, how, problem, flag);
+      return launch(&record_kernel<256>, how, problem, flag, heads, tokens);
   }
+}
+
+// Whether tiles and rows are whole, vectors aligned, and rows of 16-bit elements: the usual call,
+// with a kernel of half the instructions. The choice changes no bit.
+bool is_plain(const ReplayProblem& p, const BlockGrid& grid, int whole_k, int warp_columns) {
+  const auto rows = [](const TokenTensor& x) {
+    return size_of(x.dtype) == 2 && is_aligned(x.data, 8) && x.batch_stride % 4 == 0 &&
+           x.token_stride % 4 == 0 && x.head_stride % 4 == 0;
+  };
+  const bool tokens = !p.verifies() || (rows(p.q) && rows(p.k));
+  return tokens && p.shape.K == whole_k && p.shape.V % (grid.warps * warp_columns) == 0 &&
+         is_aligned(p.state.data, 16) && p.state.slot_stride * size_of(p.state.dtype) % 16 == 0 &&
+         size_of(p.record_k.dtype) == 2 && is_aligned(p.record_k.data, 8) &&
+         p.record_k.slot_stride % 4 == 0;
 }
 
 }  // namespace
@@ -276,10 +316,19 @@ Status replay(const ReplayProblem& problem, const Device& device, const Stream& 
       with_tile(problem.state.dtype, shape.layout, shape.K, [&](auto element, auto vk, auto size) {
         constexpr int kColumns = columns_per_warp(size);
         const int64_t sequences = shape.sequences + (problem.sequences.cu_seqlens.given() ? 1 : 0);
-        const BlockGrid grid = BlockGrid::of(shape, sequences, kColumns, device.multiprocessors);
-        return launch(&replay_kernel<decltype(element), decltype(vk)::value, decltype(size)::value>,
-                      {grid.blocks, grid.warps * kWarp, 0, stream.stream, starts_early(device)},
-                      problem, Flag{stream.out_of_range}, grid);
+        const BlockGrid grid = BlockGrid::of(shape, sequences, kColumns, device.multiprocessors,
+                                             kMostWarps<decltype(element)>);
+        const auto run = [&](auto plain) {
+          return launch(&replay_kernel<decltype(element), decltype(vk)::value, size, plain>,
+                        {grid.blocks, grid.warps * kWarp, 0, stream.stream, starts_early(device)},
+                        problem, Flag{stream.out_of_range}, grid);
+        };
+        if constexpr (size <= 16) {
+          if (is_plain(problem, grid, size * kLanesPerColumn, kColumns)) {
+            return run(std::true_type());
+          }
+        }
+        return run(std::false_type());
       });
   if (!status.ok() || !problem.verifies()) return status;
   return replace_records(problem, device, stream);

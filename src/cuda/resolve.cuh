@@ -36,7 +36,7 @@ __device__ inline Sequence tail_of(const SequenceTable& table) {
   return tail;
 }
 
-// The index that sequence n reads its state by, as bits: nothing waits for them before value().
+// An index of sequence n as bits: nothing waits for them before value().
 struct IndexBits {
   uint32_t low = 0, high = 0;
   bool wide = false;
@@ -44,6 +44,14 @@ struct IndexBits {
     return wide ? static_cast<int64_t>(uint64_t{high} << 32 | low) : static_cast<int32_t>(low);
   }
 };
+__device__ __forceinline__ IndexBits index_bits(const IndexTensor& indices, int64_t n,
+                                                int64_t column) {
+  const auto* words = reinterpret_cast<const uint32_t*>(indices.place(n, column));
+  IndexBits bits{words[0], 0, indices.dtype == DType::kI64};
+  if (bits.wide) bits.high = words[1];
+  return bits;
+}
+// That it reads its state by, and, where the last state alone is stored, that it writes it by.
 __device__ __forceinline__ IndexBits read_index_of(const StateSlots& p, int64_t n,
                                                    const Flag& flag) {
   if (!p.initial_state_indices.given()) return {static_cast<uint32_t>(n), 0, false};
@@ -52,10 +60,11 @@ __device__ __forceinline__ IndexBits read_index_of(const StateSlots& p, int64_t 
   if (flag.raise_if(columns && (column < 0 || column >= p.initial_state_indices.columns))) {
     return {~0u, 0, false};  // -1, which is padding
   }
-  const auto* words = reinterpret_cast<const uint32_t*>(p.initial_state_indices.place(n, column));
-  IndexBits bits{words[0], 0, p.initial_state_indices.dtype == DType::kI64};
-  if (bits.wide) bits.high = words[1];
-  return bits;
+  return index_bits(p.initial_state_indices, n, column);
+}
+__device__ __forceinline__ IndexBits written_index_of(const StateSlots& p, int64_t n) {
+  if (!p.final_state_indices.given()) return {static_cast<uint32_t>(n), 0, false};
+  return index_bits(p.final_state_indices, n, 0);
 }
 
 // What sequence n starts from: a slot of a pool of `slots`.
@@ -75,6 +84,12 @@ __device__ inline int64_t written_slot_of(const StateSlots& p, int64_t n, int64_
                                           const Flag& flag) {
   if (flag.raise_if(p.stores_every_state() && t >= p.final_state_indices.columns)) return -1;
   const int64_t slot = p.written_slot(n, t);
+  return flag.raise_if(slot >= slots) ? -1 : slot;
+}
+
+__device__ inline int64_t written_slot_of(const StateSlots& p, const IndexBits& index,
+                                          int64_t slots, const Flag& flag) {
+  const int64_t slot = p.written_at(index.value());
   return flag.raise_if(slot >= slots) ? -1 : slot;
 }
 

@@ -46,11 +46,12 @@ struct PieceOf<4> {
 };
 
 // kPlain: the caller has made sure that every tile is whole and every state of dtype T.
-template <class T, bool kVK, int kPerLane, bool kPlain = false>
+template <class T, bool kVK, int kPerLane, bool kPlain = false,
+          int kColumnsPerLane = columns_per_lane(kPerLane)>
 struct StateTile {
-  static constexpr int kColumns = columns_per_lane(kPerLane);
+  static constexpr int kColumns = kColumnsPerLane;
   static constexpr int kElements = kPerLane;  // of K, of the lane
-  static constexpr int kWarpColumns = columns_per_warp(kPerLane);
+  static constexpr int kWarpColumns = kColumns * kColumnGroups;
   // A piece is what one load brings: elements of K, or columns, that lie side by side.
   static constexpr int kPiece = kVK ? Vector16<T>::kCount : kColumns;
   static constexpr int kPieces = kColumns * kPerLane / kPiece;
@@ -126,19 +127,12 @@ struct StateTile {
     return (kVK ? K : V) % kPiece == 0 && is_aligned(head, kBytes < 16 ? kBytes : 16);
   }
 
-  // Begins the loads from the first element of a value head; nullptr: zeros. Nothing waits for them
-  // before unpack().
+  // Begins the loads from the first element of a value head; nullptr (not with kPlain): zeros.
+  // Nothing waits for them before unpack().
   __device__ __forceinline__ void begin_load(const std::byte* from, Loaded& loaded) const {
     const T* head = reinterpret_cast<const T*>(from);
     const bool given = head != nullptr;
     const int row = kVK ? K : V;
-    if constexpr (kPlain) {
-      if (!given) {
-#pragma unroll
-        for (int i = 0; i < kPieces; ++i) loaded.pieces[i] = Piece{};
-        return;
-      }
-    }
     if (kPlain || (given && is_whole(head))) {
       const T* base = whole_base(head);
 #pragma unroll
@@ -165,6 +159,22 @@ struct StateTile {
         }
         loaded.pieces[i] = elements.piece;
       }
+    }
+  }
+  // Calls fetch(p) with an address in every line of 128 bytes that begin_load() reads of a whole
+  // tile.
+  template <class Fetch>
+  __device__ __forceinline__ void each_line(const T* head, const Fetch& fetch) const {
+    constexpr int kLine = 128 / static_cast<int>(sizeof(T));
+    const int first = v0 - group * kColumns;
+    if constexpr (kVK) {
+      const T* begin = head + first * kWholeK;
+#pragma unroll
+      for (int i = 0; i < kWarpColumns * kWholeK / kLine; i += kWarp)
+        fetch(begin + (i + lane) * kLine);
+    } else {
+#pragma unroll
+      for (int k = 0; k < kWholeK; k += kWarp) fetch(head + (k + lane) * V + first);
     }
   }
   __device__ __forceinline__ void unpack(const Loaded& loaded) {
@@ -198,40 +208,41 @@ struct StateTile {
     }
   }
 
-  // To a slot of any dtype. The stride is opaque to the compiler, which would else keep every
-  // offset in registers over all tokens.
+  // A piece of the state as it is now.
+  __device__ __forceinline__ void piece_of(int piece, float (&part)[kPiece]) const {
+#pragma unroll
+    for (int e = 0; e < kPiece; ++e) {
+      part[e] = s[column_of(piece) + (kVK ? 0 : e)][element_of(piece) + (kVK ? e : 0)];
+    }
+  }
+  // To a slot of the tile's own dtype, all of it. The stride is opaque to the compiler, which would
+  // else keep every offset in registers over all tokens.
+  __device__ __forceinline__ void store(std::byte* to) const {
+    static_assert(kPlain);
+    int row = V;
+    asm volatile("" : "+r"(row));
+    T* base = whole_base(reinterpret_cast<T*>(to));
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) {
+      float part[kPiece];
+      piece_of(i, part);
+      store_whole(base + whole_offset(i, row), part);
+    }
+  }
+  // To a slot of any dtype.
   __device__ __forceinline__ void store(std::byte* to, DType dtype) const {
     int row = kVK ? K : V;
     asm volatile("" : "+r"(row));
-    if constexpr (kPlain) {
-      T* base = whole_base(reinterpret_cast<T*>(to));
-#pragma unroll
-      for (int i = 0; i < kPieces; ++i) {
-        float part[kPiece];
-#pragma unroll
-        for (int e = 0; e < kPiece; ++e) {
-          part[e] = s[column_of(i) + (kVK ? 0 : e)][element_of(i) + (kVK ? e : 0)];
-        }
-        store_whole(base + whole_offset(i, row), part);
-      }
-      return;
-    }
     with_element(dtype, [&](auto element) {
       using E = decltype(element);
       E* head = reinterpret_cast<E*>(to);
       const bool whole = is_whole(head), vectors = by_vectors(head);
       E* base = whole_base(head);
-      const auto piece = [&](int i, float(&part)[kPiece]) {
-#pragma unroll
-        for (int e = 0; e < kPiece; ++e) {
-          part[e] = s[column_of(i) + (kVK ? 0 : e)][element_of(i) + (kVK ? e : 0)];
-        }
-      };
       if (whole) {
 #pragma unroll
         for (int i = 0; i < kPieces; ++i) {
           float part[kPiece];
-          piece(i, part);
+          piece_of(i, part);
           store_whole(base + whole_offset(i, row), part);
         }
         return;
@@ -239,7 +250,7 @@ struct StateTile {
 #pragma unroll
       for (int i = 0; i < kPieces; ++i) {
         float part[kPiece];
-        piece(i, part);
+        piece_of(i, part);
         store_run(head + begin_of(i, row), valid_in(i), vectors, part);
       }
     });
@@ -269,7 +280,8 @@ struct StateTile {
     const int v = v0 + member;
     if (member < kColumns && v < V) store_element(row, dtype, mine, v);
   }
-  __device__ __forceinline__ void zero_columns(const TokenTensor& out, const Sequence& rows,
+  template <class Rows>  // TokenTensor, or with its dtype and at()
+  __device__ __forceinline__ void zero_columns(const Rows& out, const Sequence& rows,
                                                int64_t head) const {
     const float zeros[kColumns] = {};
     for (int64_t t = 0; t < rows.length; ++t) {
@@ -383,14 +395,13 @@ struct BlockGrid {
   Divisor blocks_per_head, value_heads, group;  // group: value heads of a q/k head
 
   // One warp a block where there is little work, so that it spreads over the multiprocessors.
-  static BlockGrid of(const Shape& shape, int64_t sequences, int warp_columns,
-                      int multiprocessors) {
-    constexpr int kMostWarps = 4;
+  static BlockGrid of(const Shape& shape, int64_t sequences, int warp_columns, int multiprocessors,
+                      int most_warps = 4) {
     BlockGrid grid;
     const int64_t heads = sequences * shape.value_heads;
     const int64_t parts = (shape.V + warp_columns - 1) / warp_columns;
     const bool spread = heads * parts < int64_t{16} * multiprocessors;
-    grid.warps = spread ? 1 : static_cast<int>(parts < kMostWarps ? parts : kMostWarps);
+    grid.warps = spread ? 1 : static_cast<int>(parts < most_warps ? parts : most_warps);
     const int64_t blocks_per_head = (parts + grid.warps - 1) / grid.warps;
     grid.blocks = heads * blocks_per_head;
     grid.blocks_per_head = Divisor(blocks_per_head);

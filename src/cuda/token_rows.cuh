@@ -29,13 +29,15 @@ __device__ __forceinline__ TokenPlaces places_of(const DeltaRuleProblem& p, cons
 struct NarrowRows {
   std::byte* data = nullptr;
   int32_t batch = 0, token = 0, head = 0;
+  DType dtype = DType::kF32;
 
   NarrowRows() = default;
   explicit NarrowRows(const TokenTensor& x)
       : data(x.data),
         batch(bytes(x, x.batch_stride)),
         token(bytes(x, x.token_stride)),
-        head(bytes(x, x.head_stride)) {}
+        head(bytes(x, x.head_stride)),
+        dtype(x.dtype) {}
   static bool fits(const TokenTensor& x) {
     const auto narrow = [&](int64_t stride) {
       const int64_t all = stride * size_of(x.dtype);
@@ -43,8 +45,10 @@ struct NarrowRows {
     };
     return narrow(x.batch_stride) && narrow(x.token_stride) && narrow(x.head_stride);
   }
-  __device__ __forceinline__ std::byte* at(int32_t n, int32_t t, int32_t h) const {
-    return data + int64_t{n} * batch + int64_t{t} * token + int64_t{h} * head;
+  __device__ __forceinline__ std::byte* at(const Sequence& s, int64_t t, int64_t h) const {
+    const auto n = static_cast<int32_t>(s.batch), row = static_cast<int32_t>(s.begin + t);
+    return data + int64_t{n} * batch + int64_t{row} * token +
+           int64_t{static_cast<int32_t>(h)} * head;
   }
 
  private:
@@ -68,17 +72,17 @@ struct NarrowTokens {
            NarrowRows::fits(decay_input(p.gates)) && NarrowRows::fits(strength_input(p.gates)) &&
            NarrowRows::fits(p.out) && p.sequences.row_length <= INT32_MAX;
   }
-  __device__ __forceinline__ TokenPlaces at(const Sequence& s, int64_t t, uint32_t value_head,
-                                            uint32_t qk_head) const {
-    const auto n = static_cast<int32_t>(s.batch), row = static_cast<int32_t>(s.begin + t);
-    const auto h = static_cast<int32_t>(value_head), qk = static_cast<int32_t>(qk_head);
-    return {k.at(n, row, qk),    q.at(n, row, qk),       v.at(n, row, h),
-            decay.at(n, row, h), strength.at(n, row, h), out.at(n, row, h)};
+  __device__ __forceinline__ TokenPlaces places(const Sequence& s, int64_t t, int64_t value_head,
+                                                int64_t qk_head) const {
+    return {k.at(s, t, qk_head),        q.at(s, t, qk_head),           v.at(s, t, value_head),
+            decay.at(s, t, value_head), strength.at(s, t, value_head), out.at(s, t, value_head)};
   }
 };
 
-// kPlain: rows are whole and begin at a multiple of 4 elements.
-template <class Tile, int kPerLane, bool kPlain>
+// kPlain: rows are whole and begin at a multiple of 4 elements. Problem is DeltaRuleProblem, or has
+// its tokens, gates and norm.
+enum class RowsOf { kAny, kF32, k16Bit };  // what is known of the rows' dtype
+template <class Tile, int kPerLane, bool kPlain, RowsOf kRows = RowsOf::kAny>
 struct TokenRows {
   static constexpr int kFours = kPerLane / 4;
   static constexpr int kColumns = Tile::kColumns;
@@ -90,15 +94,18 @@ struct TokenRows {
   float k[kPerLane], q[kPerLane], v[kColumns];
   float decay, beta;
 
+  static __device__ __forceinline__ bool is_wide(DType dtype) {
+    return kRows == RowsOf::kF32 || (kRows == RowsOf::kAny && dtype == DType::kF32);
+  }
   static __device__ __forceinline__ void begin_row(const Tile& tile, const std::byte* row,
                                                    DType dtype, FourElements (&bits)[kFours]) {
     const bool whole = kPlain || tile.K == Tile::kWholeK;
-    if (whole && dtype == DType::kF32 && (kPlain || is_aligned(row, 16))) {
+    if (whole && is_wide(dtype) && (kPlain || is_aligned(row, 16))) {
 #pragma unroll
       for (int i = 0; i < kFours; ++i) {
         bits[i].bits = *reinterpret_cast<const uint4*>(row + 4 * tile.k_of(4 * i));
       }
-    } else if (whole && dtype != DType::kF32 && (kPlain || is_aligned(row, 8))) {
+    } else if (whole && !is_wide(dtype) && (kPlain || is_aligned(row, 8))) {
 #pragma unroll
       for (int i = 0; i < kFours; ++i) {
         const uint2 two = *reinterpret_cast<const uint2*>(row + 2 * tile.k_of(4 * i));
@@ -119,7 +126,7 @@ struct TokenRows {
       // Two or four columns, side by side.
       using Wide = typename PieceOf<4 * kColumns>::Type;
       using Half = typename PieceOf<2 * kColumns>::Type;
-      if (dtype == DType::kF32) {
+      if (is_wide(dtype)) {
         put(*reinterpret_cast<const Wide*>(row + 4 * tile.v0));
       } else {
         put(*reinterpret_cast<const Half*>(row + 2 * tile.v0));
@@ -136,7 +143,8 @@ struct TokenRows {
   }
   __device__ __forceinline__ void put(uint32_t bits) { v_bits.bits.x = bits; }
 
-  __device__ __forceinline__ void begin(const Tile& tile, const DeltaRuleProblem& p,
+  template <class Problem>
+  __device__ __forceinline__ void begin(const Tile& tile, const Problem& p,
                                         const TokenPlaces& places, int64_t head) {
     begin_row(tile, places.k, p.k.dtype, k_bits);
     begin_row(tile, places.q, p.q.dtype, q_bits);
@@ -152,7 +160,8 @@ struct TokenRows {
       asm volatile("prefetch.global.L1 [%0];" ::"l"(row + at));
     }
   }
-  __device__ __forceinline__ void prefetch(const Tile& tile, const DeltaRuleProblem& p,
+  template <class Problem>
+  __device__ __forceinline__ void prefetch(const Tile& tile, const Problem& p,
                                            const TokenPlaces& places) const {
     prefetch_row(places.k, p.k.dtype, tile.K);
     prefetch_row(places.q, p.q.dtype, tile.K);
@@ -162,7 +171,7 @@ struct TokenRows {
   static __device__ __forceinline__ void finish_row(const FourElements (&bits)[kFours], DType dtype,
                                                     float (&x)[kPerLane]) {
     // The branch around the loop: one for a row.
-    if (dtype == DType::kF32) {
+    if (is_wide(dtype)) {
 #pragma unroll
       for (int i = 0; i < kFours; ++i) to_floats(bits[i], DType::kF32, x + 4 * i);
     } else if (dtype == DType::kBF16) {
@@ -182,15 +191,36 @@ struct TokenRows {
     for (int i = 0; i < kPerLane; ++i) x[i] = __fmul_rn(x[i], factor);
   }
 
-  __device__ __forceinline__ void finish(const DeltaRuleProblem& p) {
+  template <class Problem>
+  __device__ __forceinline__ void finish(const Problem& p) {
     finish_row(k_bits, p.k.dtype, k);
     finish_row(q_bits, p.q.dtype, q);
+    finish_rest(p);
+  }
+  // The same as begin() and finish(), row by row: fewer registers, and a wait for each.
+  template <class Problem>
+  __device__ __forceinline__ void load(const Tile& tile, const Problem& p,
+                                       const TokenPlaces& places, int64_t head) {
+    begin_row(tile, places.k, p.k.dtype, k_bits);
+    finish_row(k_bits, p.k.dtype, k);
+    begin_row(tile, places.q, p.q.dtype, q_bits);
+    finish_row(q_bits, p.q.dtype, q);
+    begin_values(tile, places.v, p.v.dtype);
+    gate_bits = load_gate_bits(p.gates, places.decay, places.strength, head);
+    finish_rest(p);
+  }
+  template <class Problem>
+  __device__ __forceinline__ void finish_rest(const Problem& p) {
     if (p.use_qk_l2norm) {
       l2norm(k, p.l2norm_eps);
       l2norm(q, p.l2norm_eps);
     }
     float four[4];
-    to_floats(v_bits, p.v.dtype, four);
+    if (is_wide(p.v.dtype)) {
+      to_floats(v_bits, DType::kF32, four);
+    } else {
+      to_floats(v_bits, p.v.dtype == DType::kBF16 ? DType::kBF16 : DType::kF16, four);
+    }
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) v[c] = four[c];
     const Gate gate = gate_of(p.gates, gate_bits);

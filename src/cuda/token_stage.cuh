@@ -19,8 +19,9 @@ struct Columns {
   int begin, end;
 };
 
-// kK: K rounded up to what the lanes of a tile have.
-template <int kK>
+// kK: K rounded up to what the lanes of a tile have. kPlain: it is K, and rows of K are of 16-bit
+// elements that begin at a multiple of four. kColumns: of V, of a block, at most.
+template <int kK, bool kPlain = false, int kColumns = 64>
 struct TokenStage {
   static constexpr int kPerLane = kK == 256 ? 8 : 4;
 
@@ -29,7 +30,7 @@ struct TokenStage {
   float decay[kStagedTokens], beta[kStagedTokens];
 
   static constexpr int kFours = kPerLane / 4;
-  static constexpr int kValues = 2;  // of v for a lane, at most: 64 columns a block
+  static constexpr int kValues = kColumns / kWarp;  // of v for a lane
   struct RawRow {
     FourElements four[kFours];
   };
@@ -44,13 +45,23 @@ struct TokenStage {
   static __device__ __forceinline__ void begin_row(const std::byte* row, DType dtype, int K,
                                                    RawRow& raw) {
     const int at = static_cast<int>(threadIdx.x) % kWarp * kPerLane;
+    if constexpr (kPlain) {
+      static_assert(kFours == 1);
+      raw.four[0] = FourElements{};
+      if (at < kK) {
+        const auto* two = reinterpret_cast<const uint2*>(row + 2 * at);
+        raw.four[0].bits = {two->x, two->y, 0, 0};
+      }
+    } else {
 #pragma unroll
-    for (int i = 0; i < kFours; ++i) {
-      raw.four[i] = load_four(row, dtype, at + 4 * i, K - at - 4 * i);
+      for (int i = 0; i < kFours; ++i) {
+        raw.four[i] = load_four(row, dtype, at + 4 * i, K - at - 4 * i);
+      }
     }
   }
   static __device__ __forceinline__ void finish_row(const RawRow& raw, DType dtype,
                                                     float (&x)[kPerLane]) {
+    if (kPlain) dtype = dtype == DType::kBF16 ? DType::kBF16 : DType::kF16;
 #pragma unroll
     for (int i = 0; i < kFours; ++i) to_floats(raw.four[i], dtype, x + 4 * i);
   }
