@@ -51,7 +51,6 @@ sm90::Layout chunk_sm90_layout(const Shape& shape, const Device& device) {
   layout.records = records(layout.parts.of_one);
   layout.boundaries = {layout.segments.boundaries(layout.parts.of_one), shape.value_heads, shape.K,
                        shape.V, layout.records.bytes(layout.parts)};
-  layout.ready = {shape.value_heads, layout.boundaries.offset + layout.boundaries.bytes()};
   return layout;
 }
 
@@ -68,7 +67,7 @@ Status chunk_sm90(const DeltaRuleProblem& problem, const Device& device, std::by
     const auto walk = [&](sm90::Segment segment) {
       return sm90::walk(problem, maps, layout, part, segment, workspace, stream);
     };
-    status = sm90::prepare(problem, device, layout, part, workspace, stream);
+    status = sm90::prepare(problem, device, layout.records, part, workspace, stream);
     if (status.ok()) status = walk(sm90::Segment::kFirst);
     if (!layout.segments.split()) continue;
     if (status.ok()) status = walk(sm90::Segment::kBefore);

@@ -8,20 +8,28 @@
 namespace gdn::cuda::sm90 {
 namespace {
 
-constexpr int kRows = 8;  // of the state, all of them in every thread: M is read once
+// A thread has a column of a quarter of M's rows, for all rows of the block: every block of a head
+// reads the whole of M, so rows are many. The next M is on its way while one is used.
+constexpr int kRows = 16, kQuarters = 4;
 
-// A thread has a column of M, of half its rows; the next M is on its way while this one is used.
 template <int K>
 struct FoldShared {
   float state[K][kRows];
-  float sums[K][kRows];  // of the second halves
+  float sums[kQuarters - 1][K][kRows];  // of the quarters but the first
 };
 
+__device__ __forceinline__ void put(float (&to)[kRows], const float (&values)[kRows]) {
+#pragma unroll
+  for (int r = 0; r < kRows; r += 4) {
+    *reinterpret_cast<float4*>(to + r) = {values[r], values[r + 1], values[r + 2], values[r + 3]};
+  }
+}
+
 template <int K>
-__global__ void __launch_bounds__(2 * K)
+__global__ void __launch_bounds__(kQuarters* K)
     fold_kernel(const __grid_constant__ DeltaRuleProblem p, const Flag flag, const Layout layout,
                 const Part part, std::byte* workspace) {
-  constexpr int kHalf = K / 2;
+  constexpr int kQuarter = K / kQuarters;
   __shared__ __align__(16) FoldShared<K> m;
   const int64_t row_parts = p.shape.V / kRows;
   const int64_t row = blockIdx.x % row_parts * kRows;
@@ -34,56 +42,53 @@ __global__ void __launch_bounds__(2 * K)
   if (last < 2) return;
 
   const int column = static_cast<int>(threadIdx.x) % K;
-  const bool second = threadIdx.x >= K;
+  const int quarter = static_cast<int>(threadIdx.x) / K;
   const int64_t boundary = layout.segments.first_boundary(range.in_part(part));
   const auto state_rows = [&](int64_t segment) {
     return layout.boundaries.state(workspace, boundary + segment - 1, head) + row * K + column;
   };
-  float next[kHalf], N[kRows];
+  float next[kQuarter];
   const auto fetch = [&](int64_t segment) {
     const float* from = layout.boundaries.transition(workspace, boundary + segment - 1, head) +
-                        (second ? kHalf * K : 0) + column;
+                        quarter * kQuarter * K + column;
 #pragma unroll
-    for (int i = 0; i < kHalf; ++i) next[i] = from[i * K];
-  };
-  const auto fetch_state = [&](int64_t segment) {
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) N[r] = state_rows(segment)[r * K];
-  };
-  const auto put = [](float(&to)[kRows], const float(&values)[kRows]) {
-#pragma unroll
-    for (int r = 0; r < kRows; r += 4) {
-      *reinterpret_cast<float4*>(to + r) = {values[r], values[r + 1], values[r + 2], values[r + 3]};
-    }
+    for (int i = 0; i < kQuarter; ++i) next[i] = from[i * K];
   };
   fetch(2);
-  if (!second) {
-    fetch_state(1);
-    put(m.state[column], N);
+  if (quarter == 0) {
+    float first[kRows];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) first[r] = state_rows(1)[r * K];
+    put(m.state[column], first);
   }
   __syncthreads();
 #pragma unroll 1
   for (int64_t segment = 2; segment <= last; ++segment) {
-    float M[kHalf], sums[kRows] = {};
+    float M[kQuarter], sums[kRows] = {};
 #pragma unroll
-    for (int i = 0; i < kHalf; ++i) M[i] = next[i];
+    for (int i = 0; i < kQuarter; ++i) M[i] = next[i];
     if (segment < last) fetch(segment + 1);
-    if (!second) fetch_state(segment);
+    if (quarter == 0) {
 #pragma unroll
-    for (int i = 0; i < kHalf; ++i) {
-      const float* state = m.state[(second ? kHalf : 0) + i];
+      for (int r = 0; r < kRows; ++r) sums[r] = state_rows(segment)[r * K];  // N
+    }
+#pragma unroll
+    for (int i = 0; i < kQuarter; ++i) {
+      const float* state = m.state[quarter * kQuarter + i];
 #pragma unroll
       for (int r = 0; r < kRows; ++r) sums[r] = __fmaf_rn(state[r], M[i], sums[r]);
     }
-    if (second) put(m.sums[column], sums);
+    if (quarter > 0) put(m.sums[quarter - 1][column], sums);
     __syncthreads();
-    if (!second) {
+    if (quarter == 0) {
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        N[r] = __fadd_rn(__fadd_rn(sums[r], m.sums[column][r]), N[r]);
-        state_rows(segment)[r * K] = N[r];
+        for (int other = 0; other < kQuarters - 1; ++other) {
+          sums[r] = __fadd_rn(sums[r], m.sums[other][column][r]);
+        }
+        state_rows(segment)[r * K] = sums[r];
       }
-      put(m.state[column], N);
+      put(m.state[column], sums);
     }
     __syncthreads();
   }
@@ -97,7 +102,7 @@ Status fold(const DeltaRuleProblem& problem, const Layout& layout, const Part& p
   const int64_t blocks = shape.sequences * shape.value_heads * (shape.V / kRows);
   const auto run = [&](auto k) {
     constexpr int K = decltype(k)::value;
-    return launch(&fold_kernel<K>, {blocks, 2 * K, 0, stream.stream, true}, problem,
+    return launch(&fold_kernel<K>, {blocks, kQuarters * K, 0, stream.stream, true}, problem,
                   Flag{stream.out_of_range}, layout, part, workspace);
   };
   return shape.K == 64 ? run(std::integral_constant<int, 64>())

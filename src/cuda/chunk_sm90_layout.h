@@ -13,15 +13,8 @@ struct Layout {
   Records records;
   Segments segments;
   Boundaries boundaries;  // behind the records
-  // Blocks of the preparation, which then runs beside the walk; 0: before it, on all
-  // multiprocessors. Beside it, what it leaves is still in the second-level cache when it is read.
-  int64_t preparers = 0;
-  Ready ready;  // behind the boundaries
 
-  GDN_HOST_DEVICE bool beside() const { return preparers > 0; }
-  int64_t bytes() const {
-    return ready.offset + (beside() ? parts.of_one * ready.value_heads * 4 : 0);
-  }
+  int64_t bytes() const { return boundaries.offset + boundaries.bytes(); }
 };
 
 }  // namespace gdn::cuda::sm90

@@ -4,7 +4,6 @@
 // read or written, and tensors that are not aligned by all lanes.
 #pragma once
 
-#include "cuda/chunk_sm90_layout.h"
 #include "cuda/chunk_sm90_shared.cuh"
 #include "cuda/chunk_sm90_stages.h"
 #include "cuda/element.cuh"
@@ -229,30 +228,9 @@ __device__ LaneCopy copy_of_lane(const Records& records, const HeadRecord* head,
   return copy;
 }
 
-// Chunks from `chunk` on whose records are written, 1 at least: waits for it.
-__device__ inline int64_t ready_chunks(const Layout& layout, const Part& part, std::byte* workspace,
-                                       const Block& block, int64_t chunk) {
-  constexpr int kAtOnce = kWarp / 2;  // half of the lanes look for matrices, half for keys
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int64_t group = layout.records.value_heads / layout.records.heads;
-  const int64_t head = lane < kAtOnce ? block.value_head : block.qk_head * group;
-  const int64_t mine = chunk + lane % kAtOnce;
-  uint32_t there;
-  do {
-    const bool ready = mine >= block.end || load_acquire(layout.ready.of(
-                                                workspace, part, block.number + mine, head)) != 0;
-    there = __ballot_sync(kAllLanes, ready);
-    there &= there >> kAtOnce;
-  } while ((there & 1) == 0);
-  fence_async_proxy_of_memory();
-  __syncwarp();
-  return __ffs(static_cast<int>(~(there & 0xffffu))) - 1;
-}
-
 template <int K>
-__device__ void load_prepared(Shared<K>& m, const Layout& layout, const Part& part,
+__device__ void load_prepared(Shared<K>& m, const Records& records, const Part& part,
                               std::byte* workspace, const Block& block) {
-  const Records& records = layout.records;
   const bool outputs = block.walk == Walk::kOutputs;
   const int bytes = static_cast<int>(sizeof(KeyRecord<K>) + sizeof(RecordVectors)) +
                     (outputs ? 3 : 2) * HeadRecord::kMatrixBytes;
@@ -263,11 +241,9 @@ __device__ void load_prepared(Shared<K>& m, const Layout& layout, const Part& pa
                    records.template keys<K>(workspace, part, number, block.qk_head), outputs);
   const Cluster cluster;
   if (!cluster.loads(static_cast<int>(threadIdx.x) % kWarp)) copy.bytes = 0;
-  int64_t ready = layout.beside() ? block.begin : block.end;  // up to here
 #pragma unroll 1
   for (int64_t c = block.begin; c < block.end; ++c, at.advance()) {
     const uint32_t full = shared_address(&m.prepared_full[at.stage]);
-    if (c == ready) ready += ready_chunks(layout, part, workspace, block, c);
     wait_barrier(shared_address(&m.prepared_empty[at.stage]), at.phase ^ 1);
     if (leads()) arrive_expecting(full, bytes);
     __syncwarp();

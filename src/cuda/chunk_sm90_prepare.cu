@@ -19,10 +19,7 @@
 namespace gdn::cuda::sm90 {
 namespace {
 
-// Groups of four warps, each of which works by itself: a block of four of them stays on its
-// multiprocessor beside the walk, blocks of one come and go where all are the preparation's.
 constexpr int kThreads = kTiles * kWarp;
-constexpr int kGroupsOfMultiprocessor = 4;
 constexpr int kPanelBytes = kChunk * 128;  // 64 columns of k or q, as wgmma wants them
 
 // Of a value head, from its gates alone. Exponents are those of 2. Between two blocks of 16 rows
@@ -76,13 +73,6 @@ static_assert(offsetof(Shared, P) + sizeof(Shared::P) <= sizeof(Shared::rows));
 static_assert(sizeof(Shared::systems) <= sizeof(Shared::rows));
 static_assert(offsetof(Shared, heads) % 16 == 0);
 
-__device__ __forceinline__ int thread_of_group() {
-  return static_cast<int>(threadIdx.x) % kThreads;
-}
-__device__ __forceinline__ void sync_group() {
-  sync_threads<kThreads>(1 + static_cast<int>(threadIdx.x) / kThreads);
-}
-
 __device__ __forceinline__ float exp2_quick(float x) {
   float result;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
@@ -96,29 +86,11 @@ __device__ __forceinline__ float exp2_finite(float x) {
 
 // --- Which block has what
 
-// What a group of threads works on at a time: a chunk, a q/k head, and some of its value heads.
+// Blocks are numbered by chunk, from the last, q/k head, and part of its value heads: of the chunks
+// that the walk begins with, what was read and written is then still in the second-level cache.
 struct Items {
-  uint32_t count;
-  int heads_at_once, group;  // value heads of an item at most, of a q/k head
+  int heads_at_once, group;  // value heads of a block at most, of a q/k head
   Divisor parts, heads, chunks_per_row;
-  int shared_bytes;  // of a group
-};
-// An item in that numbering.
-struct Item {
-  uint32_t chunk;
-  int64_t head, first_head;
-  int count;
-  bool first;  // of its q/k head
-  __device__ __forceinline__ Item(const Items& items, uint32_t number) {
-    const uint32_t outer = items.parts.divide(number);
-    chunk = items.heads.divide(outer);
-    head = outer - chunk * items.heads.value;
-    const int first_of_group =
-        static_cast<int>(number - outer * items.parts.value) * items.heads_at_once;
-    first_head = head * items.group + first_of_group;
-    count = min(items.heads_at_once, items.group - first_of_group);
-    first = first_of_group == 0;
-  }
 };
 
 // --- Loads
@@ -134,8 +106,8 @@ struct RowLoader {
   int rows;  // that exist
 
   __device__ __forceinline__ void start(const TokenTensor& x, uint32_t tile) const {
-    const int part = thread_of_group() % kParts;
-    const int first = thread_of_group() / kParts;
+    const int part = static_cast<int>(threadIdx.x) % kParts;
+    const int first = static_cast<int>(threadIdx.x) / kParts;
     const std::byte* from = x.at(s, t0 + first, head) + part * 16;
     const int64_t step = x.token_stride * 2 * kStep;
     const uint32_t to = tile + part / 8 * kPanelBytes + swizzled(first, part % 8 * 8);
@@ -354,7 +326,7 @@ __device__ __forceinline__ float row_power(float square) {
 struct LanePlace {
   int warp, lane, i0, i1, column;
   __device__ __forceinline__ LanePlace()
-      : warp(__shfl_sync(kAllLanes, thread_of_group() / kWarp, 0)),
+      : warp(__shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarp, 0)),
         lane(static_cast<int>(threadIdx.x) % kWarp),
         i0(warp * kTile + lane / 4),
         i1(i0 + 8),
@@ -503,7 +475,7 @@ __device__ __forceinline__ void solve_systems(Shared& m, int count, int warp, in
 // A thread a token: in the first two warps, whose rows of P are the shortest.
 __device__ __forceinline__ void store_vectors(const Shared& m, const HeadGates& h, float scale,
                                               float P_power, RecordVectors* record) {
-  const int i = thread_of_group();
+  const int i = static_cast<int>(threadIdx.x);
   if (i >= kChunk) return;
   const uint32_t rise = static_cast<uint32_t>(h.rise) << 23;
   const float inverse = __uint_as_float(0x3f800000u - rise);
@@ -567,9 +539,9 @@ __device__ __forceinline__ void make_steep_P(const float (&qk)[32], const Shared
 // The largest of all threads' |x|, which are given as bits.
 __device__ __forceinline__ uint32_t block_largest(Shared& m, uint32_t bits) {
   bits = __reduce_max_sync(kAllLanes, bits);
-  sync_group();
-  if (threadIdx.x % kWarp == 0) m.largest[thread_of_group() / kWarp] = bits;
-  sync_group();
+  __syncthreads();
+  if (threadIdx.x % kWarp == 0) m.largest[threadIdx.x / kWarp] = bits;
+  __syncthreads();
   return max(max(m.largest[0], m.largest[1]), max(m.largest[2], m.largest[3]));
 }
 
@@ -578,13 +550,13 @@ __device__ __forceinline__ uint32_t block_largest(Shared& m, uint32_t bits) {
 __device__ __forceinline__ float make_large_T(const float (&kk)[32], Shared& m, const HeadGates& h,
                                               const LanePlace& at, HeadRecord* record) {
   float(&T)[kChunk * kChunk] = m.large_T;
-  if (thread_of_group() == 0) wait_bulk_read<0>();  // T of the head before lies there
-  sync_group();
+  if (threadIdx.x == 0) wait_bulk_read<0>();  // T of the head before lies there
+  __syncthreads();
   for_each_decay(h, at, 0, [&](int e, int i, int j, float decay) {
     T[i * kChunk + j] = kk[e] * (decay * m.k_norm[j]) * (h.T_power * m.k_norm[i]) * h.beta[i];
   });
-  sync_group();
-  const int thread = thread_of_group();
+  __syncthreads();
+  const int thread = static_cast<int>(threadIdx.x);
   const int column = thread % kChunk;
 #pragma unroll 1
   for (int i = 0; i < kChunk; ++i) {
@@ -593,9 +565,9 @@ __device__ __forceinline__ float make_large_T(const float (&kk)[32], Shared& m, 
     for (int k = column; k < i; ++k) {
       x = __fmaf_rn(-T[i * kChunk + k], T[k * kChunk + column], x);
     }
-    sync_group();
+    __syncthreads();
     if (thread < kChunk) T[i * kChunk + column] = x;
-    sync_group();
+    __syncthreads();
   }
   constexpr int kElements = kChunk * kChunk;
   uint32_t largest = 0;
@@ -651,7 +623,7 @@ template <class T, int K>
 __device__ __forceinline__ void store_keys(const Shared& m, KeyRecord<K>* record) {
   constexpr int kPieces = kChunk * 8;  // of a panel
   constexpr int kAtOnce = kPieces / kThreads;
-  const int thread = thread_of_group();
+  const int thread = static_cast<int>(threadIdx.x);
   ToHalves<T> to_halves[kAtOnce];
 #pragma unroll
   for (int i = 0; i < kAtOnce; ++i) {
@@ -711,15 +683,19 @@ __device__ __forceinline__ void store_norms(Shared& m, const DeltaRuleProblem& p
   store(at.i1, k_square.y, q_square.y);
 }
 
-// Whether there is such a chunk.
 template <class T, int K>
-__device__ __forceinline__ bool prepare_item(Shared& m, const DeltaRuleProblem& p, const Flag& flag,
-                                             const Records& places, const Part& part,
-                                             std::byte* workspace, const Items& items,
-                                             const Item& item) {
-  const int64_t head = item.head, first_head = item.first_head;
-  const int count = item.count;
-  const int64_t number = part.first + item.chunk;
+__device__ __forceinline__ void prepare_block(Shared& m, const DeltaRuleProblem& p,
+                                              const Flag& flag, const Records& places,
+                                              const Part& part, std::byte* workspace,
+                                              const Items& items) {
+  const uint32_t item = items.parts.divide(blockIdx.x);
+  const uint32_t chunk_from_last = items.heads.divide(item);
+  const uint32_t head = item - chunk_from_last * items.heads.value;
+  const int first_of_group =
+      static_cast<int>(blockIdx.x - item * items.parts.value) * items.heads_at_once;
+  const int64_t first_head = head * items.group + first_of_group;
+  const int count = min(items.heads_at_once, items.group - first_of_group);
+  const int64_t number = part.end - 1 - chunk_from_last;
   ChunkTable::Place place;
   if (p.sequences.cu_seqlens.given()) {
     place = ChunkTable{p.sequences, kChunk}.find(number);
@@ -727,10 +703,10 @@ __device__ __forceinline__ bool prepare_item(Shared& m, const DeltaRuleProblem& 
     place.n = items.chunks_per_row.divide(static_cast<uint32_t>(number));
     place.chunk = number - place.n * items.chunks_per_row.value;
   }
-  if (place.n >= p.sequences.count) return false;
+  if (place.n >= p.sequences.count) return;
   const Sequence s = sequence_of(p.sequences, place.n, flag);
   const int64_t t0 = place.chunk * kChunk;
-  if (t0 >= s.length) return false;
+  if (t0 >= s.length) return;
   const int rows = static_cast<int>(min(s.length - t0, static_cast<int64_t>(kChunk)));
 
   const LanePlace here;
@@ -751,7 +727,7 @@ __device__ __forceinline__ bool prepare_item(Shared& m, const DeltaRuleProblem& 
   if (has_strength) fill_strengths(m.heads[strength_head], p.gates, gates, here.lane);
   wait_for_copies<0>();
   fence_async_proxy();
-  sync_group();
+  __syncthreads();
 
   float kk[32], qk[32];
   fence_wgmma();
@@ -774,9 +750,9 @@ __device__ __forceinline__ bool prepare_item(Shared& m, const DeltaRuleProblem& 
   pin(qk);
   put_diagonal_last(qk, here.warp);
   put_diagonal_last(kk, here.warp);
-  sync_group();  // P may now lie where q was
+  __syncthreads();  // P may now lie where q was
 
-  if (item.first) {
+  if (first_of_group == 0) {
     store_keys<T, K>(m, places.template keys<K>(workspace, part, number, head));
   }
   HeadRecord* records = places.head(workspace, part, number, first_head);
@@ -816,12 +792,12 @@ __device__ __forceinline__ bool prepare_item(Shared& m, const DeltaRuleProblem& 
     const HeadGates* pair_heads = m.heads + first;
     // Systems may then lie where k was, and matrices that have left.
     if (here.lane <= here.warp) wait_bulk_read<0>();
-    sync_group();
+    __syncthreads();
     make_systems(kk, m, pair_heads, pair, here);
-    sync_group();
+    __syncthreads();
     solve_systems(m, pair, here.warp, here.lane);
     fence_async_proxy();
-    sync_group();
+    __syncthreads();
 #pragma unroll 1
     for (int i = 0; i < pair; ++i) {
       const HeadGates& h = pair_heads[i];
@@ -831,118 +807,75 @@ __device__ __forceinline__ bool prepare_item(Shared& m, const DeltaRuleProblem& 
       float power = h.T_power;
       if (h.rise > 0 || infinite) {
         power *= make_large_T(kk, m, h, here, record);
-      } else if (thread_of_group() == 0) {
+      } else if (threadIdx.x == 0) {
         copy_bulk_out(record->T_high, shared_address(m.systems[i].T_high),
                       2 * HeadRecord::kMatrixBytes);
         commit_bulk();
       }
-      if (thread_of_group() == 0) record->vectors.T_power = power;
+      if (threadIdx.x == 0) record->vectors.T_power = power;
     }
   }
-  return true;
+  if (here.lane == 0) wait_bulk_read<0>();  // shared memory is the next block's
 }
 
-template <class T, int K, int kGroups>
-__global__ void __launch_bounds__(kGroups* kThreads, kGroupsOfMultiprocessor / kGroups)
+template <class T, int K, int kBlocksPerMultiprocessor>
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     prepare_kernel(const __grid_constant__ DeltaRuleProblem p, const Flag flag,
-                   const Records places, const Part part, const Ready ready, std::byte* workspace,
-                   const __grid_constant__ Items items) {
+                   const Records places, const Part part, std::byte* workspace, const Items items) {
   extern __shared__ __align__(1024) std::byte memory[];
-  constexpr bool kBeside = kGroups > 1;
-  const int group =
-      kGroups == 1 ? 0 : __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kThreads, 0);
-  Shared& m = *reinterpret_cast<Shared*>(memory + group * items.shared_bytes);
-  const int thread = thread_of_group();
-  const uint32_t workers = gridDim.x * kGroups, worker = group * gridDim.x + blockIdx.x;
-  const auto told = [&](const Item& item, int i) {
-    return ready.of(workspace, part, part.first + item.chunk, item.first_head + i);
-  };
-  if constexpr (kBeside) {
-    wait_for_memory_of_kernel_before();
-    for (uint32_t i = worker + thread * workers; i < items.count; i += kThreads * workers) {
-      const Item item(items, i);
-      for (int head = 0; head < item.count; ++head) *told(item, head) = 0;
-    }
-    __threadfence();
-    sync_group();
-    let_next_kernel_in();
-  } else if (part.index == 0) {
+  Shared& m = *reinterpret_cast<Shared*>(memory);
+  if (part.index == 0) {
     wait_for_kernel_before();
   } else {
     let_next_kernel_in();
   }
-  const auto prepare = [&](uint32_t i) {
-    const Item item(items, i);
-    return prepare_item<T, K>(m, p, flag, places, part, workspace, items, item);
-  };
-  if constexpr (kBeside) {
-#pragma unroll 1
-    for (uint32_t i = worker; i < items.count; i += workers) {
-      const bool there = prepare(i);
-      wait_bulk<0>();
-      sync_group();
-      const Item item(items, i);
-      if (there && thread < item.count) store_release(told(item, thread), 1);
-    }
-  } else {
-    prepare(blockIdx.x);
-    wait_bulk_read<0>();  // shared memory is the next block's
-  }
+  prepare_block<T, K>(m, p, flag, places, part, workspace, items);
   // The end of this kernel is the end of all before it.
-  if (blockIdx.x == 0 && threadIdx.x == 0) wait_for_memory_of_kernel_before();
+  if (part.index > 0 && blockIdx.x == gridDim.x - 1) wait_for_memory_of_kernel_before();
 }
 
-template <class T, int K, int kGroups>
-Status prepare_items(const DeltaRuleProblem& problem, const Layout& layout, const Part& part,
-                     std::byte* workspace, const Stream& stream, const Items& items,
-                     int64_t blocks) {
-  return launch(&prepare_kernel<T, K, kGroups>,
-                {std::min<int64_t>(blocks, items.count), kGroups * kThreads,
-                 static_cast<size_t>(kGroups * items.shared_bytes), stream.stream, true},
-                problem, Flag{stream.out_of_range}, layout.records, part, layout.ready, workspace,
-                items);
-}
-
-// Value heads of an item share its Gram matrices, but wait for each other: so few that all items
-// are worked on at once, and no fewer. They change no bit.
-int64_t choose_heads_at_once(int64_t records, int64_t group, int64_t workers) {
-  const int64_t most = std::min<int64_t>(group, kTiles);  // a warp has the gates of one
-  int64_t heads = 1;
-  while (heads < most && records > workers * heads) heads = std::min(2 * heads, most);
-  return heads;
-}
-
-}  // namespace
-
-Status prepare(const DeltaRuleProblem& problem, const Device& device, const Layout& layout,
-               const Part& part, std::byte* workspace, const Stream& stream) {
+template <int kBlocksPerMultiprocessor>
+Status prepare_heads(const DeltaRuleProblem& problem, const Records& records, const Part& part,
+                     std::byte* workspace, const Stream& stream, int64_t heads_at_once) {
   const Shape& shape = problem.shape;
-  const int64_t multiprocessors = layout.beside() ? layout.preparers : device.multiprocessors;
-  const int64_t chunks = part.end - part.first, group = shape.value_heads / shape.heads;
-  const int64_t heads_at_once = choose_heads_at_once(chunks * shape.value_heads, group,
-                                                     kGroupsOfMultiprocessor * multiprocessors);
+  const int64_t group = shape.value_heads / shape.heads;
   const int64_t parts = (group + heads_at_once - 1) / heads_at_once;
-  const auto shared = sizeof(Shared) + static_cast<size_t>(heads_at_once) * sizeof(HeadGates);
-  const Items items{static_cast<uint32_t>(chunks * shape.heads * parts),
-                    static_cast<int>(heads_at_once),
-                    static_cast<int>(group),
-                    Divisor(parts),
-                    Divisor(shape.heads),
-                    Divisor(ChunkTable{problem.sequences, kChunk}.per_row()),
-                    static_cast<int>((shared + 1023) / 1024 * 1024)};
+  const Items items{static_cast<int>(heads_at_once), static_cast<int>(group), Divisor(parts),
+                    Divisor(shape.heads), Divisor(ChunkTable{problem.sequences, kChunk}.per_row())};
   const auto run = [&](auto element, auto k) {
-    using T = decltype(element);
-    constexpr int K = decltype(k)::value;
-    return layout.beside() ? prepare_items<T, K, kGroupsOfMultiprocessor>(
-                                 problem, layout, part, workspace, stream, items, multiprocessors)
-                           : prepare_items<T, K, 1>(problem, layout, part, workspace, stream, items,
-                                                    items.count);
+    const size_t shared = sizeof(Shared) + static_cast<size_t>(heads_at_once) * sizeof(HeadGates);
+    return launch(
+        &prepare_kernel<decltype(element), decltype(k)::value, kBlocksPerMultiprocessor>,
+        {(part.end - part.first) * shape.heads * parts, kThreads, shared, stream.stream, true},
+        problem, Flag{stream.out_of_range}, records, part, workspace, items);
   };
   const auto with_k = [&](auto element) {
     return shape.K == 64 ? run(element, std::integral_constant<int, 64>())
                          : run(element, std::integral_constant<int, 128>());
   };
   return shape.dtype == DType::kBF16 ? with_k(__nv_bfloat16()) : with_k(__half());
+}
+
+// Value heads of a block share its Gram matrices, but wait for each other: so few that all blocks
+// fit the GPU at once, and no fewer. They change no bit.
+int64_t choose_heads_at_once(int64_t records, int64_t group, int64_t resident_blocks) {
+  const int64_t most = std::min<int64_t>(group, kTiles);  // a warp has the gates of one
+  int64_t heads = 1;
+  while (heads < most && records > resident_blocks * heads) heads = std::min(2 * heads, most);
+  return heads;
+}
+
+}  // namespace
+
+Status prepare(const DeltaRuleProblem& problem, const Device& device, const Records& places,
+               const Part& part, std::byte* workspace, const Stream& stream) {
+  constexpr int kBlocksPerMultiprocessor = 4;
+  const Shape& shape = problem.shape;
+  const int64_t records = (part.end - part.first) * shape.value_heads;
+  return prepare_heads<kBlocksPerMultiprocessor>(
+      problem, places, part, workspace, stream,
+      choose_heads_at_once(records, shape.value_heads / shape.heads,
+                           int64_t{kBlocksPerMultiprocessor} * device.multiprocessors));
 }
 
 }  // namespace gdn::cuda::sm90

@@ -109,17 +109,4 @@ struct Records {
   }
 };
 
-// Where the preparation runs beside the walk, it tells of each record when it is written: a word of
-// each chunk and value head, 1 then. The keys of a q/k head come with its first value head.
-struct Ready {
-  int64_t value_heads = 0;
-  int64_t offset = 0;  // bytes of the workspace before them
-
-  GDN_HOST_DEVICE uint32_t* of(std::byte* workspace, const Part& part, int64_t number,
-                               int64_t value_head) const {
-    return reinterpret_cast<uint32_t*>(workspace + offset) + (number - part.first) * value_heads +
-           value_head;
-  }
-};
-
 }  // namespace gdn::cuda::sm90

@@ -205,7 +205,7 @@ __device__ __forceinline__ void walk_block(Shared<K>& m, const DeltaRuleProblem&
   if (warp == kStateWarps) {
     load_tokens<T>(m, p, maps, block);
   } else if (warp == kStateWarps + 1) {
-    load_prepared(m, layout, part, workspace, block);
+    load_prepared(m, layout.records, part, workspace, block);
   } else if (warp == kStateWarps + 2) {
     store_outputs<T>(m, p, maps, block);
   } else {
@@ -215,24 +215,22 @@ __device__ __forceinline__ void walk_block(Shared<K>& m, const DeltaRuleProblem&
   sync_cluster();  // no block ends while another may still write to it
 }
 
-// Walks without outputs come to run while those of the first segments do, and these, where the
-// preparation is beside them, while it does. They do not wait for the kernel before, but end after
-// it, so that the end of a kernel is the end of all before it.
+// Walks without outputs run beside those of the first segments: they do not wait for the kernel
+// before, but end after it, so that the end of a kernel is the end of all before it.
 template <class T, int K, bool kOutputs>
 __global__ void __launch_bounds__(kThreads, 1)
     walk_kernel(const __grid_constant__ DeltaRuleProblem p, const __grid_constant__ TokenMaps maps,
                 const Flag flag, const __grid_constant__ Layout layout, const Part part,
                 const Segment segment, std::byte* workspace) {
   extern __shared__ __align__(1024) std::byte memory[];
-  const bool early = !kOutputs || (layout.beside() && segment == Segment::kFirst);
-  if (early) {
-    let_next_kernel_in();
-  } else {
+  if constexpr (kOutputs) {
     wait_for_kernel_before();
+  } else {
+    let_next_kernel_in();
   }
   walk_block<T, K, kOutputs>(*reinterpret_cast<Shared<K>*>(memory), p, maps, flag, layout, part,
                              segment, workspace);
-  if (early && blockIdx.x == 0 && threadIdx.x == 0) wait_for_memory_of_kernel_before();
+  if (!kOutputs && blockIdx.x == 0 && threadIdx.x == 0) wait_for_memory_of_kernel_before();
 }
 
 }  // namespace

@@ -7,10 +7,13 @@
 namespace gdn::cuda::sm90 {
 namespace {
 
-// Microseconds on an H100 (docs/kernels/chunk-sm90.md): of a chunk of a block, with outputs and
-// without; of a block's beginning and end; of a step of the fold; of two launches more.
-constexpr double kChunkTime = 1.12, kChunkTimeWithout = 0.8, kBlockTime = 3, kFoldTime = 1.2,
-                 kLaunchTime = 5;
+// Microseconds on an H100 (docs/kernels/chunk-sm90.md): of a chunk of a block without outputs; of a
+// block's beginning and end; of a step of the fold; of launches.
+constexpr double kChunkTimeWithout = 0.92, kBlockTime = 4, kFoldTime = 1.5, kLaunchTime = 12;
+// With outputs, of so many blocks at once: of many, memory is the slower.
+double chunk_time(int64_t blocks) {
+  return 1.13 + 0.45 * std::clamp(static_cast<double>(blocks - 64) / 50, 0.0, 1.0);
+}
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -45,19 +48,20 @@ Segments fastest(int64_t sequences, int64_t chunks, const Shape& shape, int64_t 
   const int64_t walks = heads * v_parts;
   Segments best;
   if (walks >= multiprocessors) return best;  // all are at work without
-  double least = time_of_blocks(walks, static_cast<double>(chunks) * kChunkTime, multiprocessors);
+  double least =
+      time_of_blocks(walks, static_cast<double>(chunks) * chunk_time(walks), multiprocessors);
   for (int64_t count = 3; count <= std::min(kMostSegments, chunks / 2); ++count) {
-    for (const double ratio : {1.0, 1.25, 1.5, 1.75, 2.0}) {
-      const int64_t length = static_cast<int64_t>(
-          static_cast<double>(chunks) / (ratio + static_cast<double>(count - 1)) + 0.999);
+    // The first segment is walked once and the others twice: it is as long as one to two of them.
+    const int64_t longest = chunks / count, shortest = ceil_div(chunks, count + 1);
+    const int64_t step = std::max<int64_t>(1, (longest - shortest) / 6);
+    for (int64_t length = shortest; length <= longest; length += step) {
       const Segments segments{chunks - (count - 1) * length, length};
-      if (length < 1 || segments.first < length) continue;
+      const int64_t others = heads * m_and_n * (count - 2), after = walks * (count - 1);
       const double time =
-          time_of_first_pass(walks, static_cast<double>(segments.first) * kChunkTime,
-                             heads * m_and_n * (count - 2),
-                             static_cast<double>(length) * kChunkTimeWithout, multiprocessors) +
-          time_of_blocks(walks * (count - 1), static_cast<double>(length) * kChunkTime,
-                         multiprocessors) +
+          time_of_first_pass(
+              walks, static_cast<double>(segments.first) * chunk_time(walks + others), others,
+              static_cast<double>(length) * kChunkTimeWithout, multiprocessors) +
+          time_of_blocks(after, static_cast<double>(length) * chunk_time(after), multiprocessors) +
           static_cast<double>(count - 2) * kFoldTime + kLaunchTime;
       if (time < least) {
         least = time;

@@ -84,10 +84,6 @@ __device__ __forceinline__ void sync_threads(int number) {
 __device__ __forceinline__ void fence_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
-// What this thread has acquired is seen by its bulk copies from memory.
-__device__ __forceinline__ void fence_async_proxy_of_memory() {
-  asm volatile("fence.proxy.async.global;" ::: "memory");
-}
 __device__ __forceinline__ void copy_bulk_in(uint32_t to, const void* from, int bytes,
                                              uint32_t barrier) {
   asm volatile(
@@ -144,17 +140,6 @@ __device__ __forceinline__ void store_matrices_transposed(uint32_t address, uint
   asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1,%2};" ::"r"(address),
                "r"(m0), "r"(m1)
                : "memory");
-}
-
-// --- Words by which blocks tell each other of what they wrote before.
-
-__device__ __forceinline__ void store_release(uint32_t* to, uint32_t value) {
-  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
-}
-__device__ __forceinline__ uint32_t load_acquire(const uint32_t* from) {
-  uint32_t value;
-  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
-  return value;
 }
 
 // --- The two halves of wait_for_kernel_before (dependent.cuh).
