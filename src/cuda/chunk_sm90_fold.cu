@@ -9,21 +9,15 @@ namespace gdn::cuda::sm90 {
 namespace {
 
 // A thread has a column of a quarter of M's rows, for all rows of the block: every block of a head
-// reads the whole of M, so rows are many. The next M is on its way while one is used.
-constexpr int kRows = 16, kQuarters = 4;
+// reads the whole of M, so rows are many. The next M is on its way while one is used. The quarters'
+// sums meet in shared memory, where each thread takes its share of the rows.
+constexpr int kRows = 16, kQuarters = 4, kShare = kRows / kQuarters;
 
 template <int K>
 struct FoldShared {
   float state[K][kRows];
-  float sums[kQuarters - 1][K][kRows];  // of the quarters but the first
+  float sums[kQuarters][kRows][K];
 };
-
-__device__ __forceinline__ void put(float (&to)[kRows], const float (&values)[kRows]) {
-#pragma unroll
-  for (int r = 0; r < kRows; r += 4) {
-    *reinterpret_cast<float4*>(to + r) = {values[r], values[r + 1], values[r + 2], values[r + 3]};
-  }
-}
 
 template <int K>
 __global__ void __launch_bounds__(kQuarters* K)
@@ -44,9 +38,6 @@ __global__ void __launch_bounds__(kQuarters* K)
   const int column = static_cast<int>(threadIdx.x) % K;
   const int quarter = static_cast<int>(threadIdx.x) / K;
   const int64_t boundary = layout.segments.first_boundary(range.in_part(part));
-  const auto state_rows = [&](int64_t segment) {
-    return layout.boundaries.state(workspace, boundary + segment - 1, head) + row * K + column;
-  };
   float next[kQuarter];
   const auto fetch = [&](int64_t segment) {
     const float* from = layout.boundaries.transition(workspace, boundary + segment - 1, head) +
@@ -54,13 +45,20 @@ __global__ void __launch_bounds__(kQuarters* K)
 #pragma unroll
     for (int i = 0; i < kQuarter; ++i) next[i] = from[i * K];
   };
+  // The thread's share of a boundary's state, which is N of the segment before until it is joined.
+  const auto share_of = [&](int64_t segment) {
+    return layout.boundaries.state(workspace, boundary + segment - 1, head) +
+           (row + quarter * kShare) * K + column;
+  };
+  const auto put = [&](const float(&share)[kShare]) {
+    *reinterpret_cast<float4*>(&m.state[column][quarter * kShare]) = {share[0], share[1], share[2],
+                                                                      share[3]};
+  };
+  float share[kShare];
   fetch(2);
-  if (quarter == 0) {
-    float first[kRows];
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) first[r] = state_rows(1)[r * K];
-    put(m.state[column], first);
-  }
+  for (int r = 0; r < kShare; ++r) share[r] = share_of(1)[r * K];
+  put(share);
   __syncthreads();
 #pragma unroll 1
   for (int64_t segment = 2; segment <= last; ++segment) {
@@ -68,28 +66,26 @@ __global__ void __launch_bounds__(kQuarters* K)
 #pragma unroll
     for (int i = 0; i < kQuarter; ++i) M[i] = next[i];
     if (segment < last) fetch(segment + 1);
-    if (quarter == 0) {
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) sums[r] = state_rows(segment)[r * K];  // N
-    }
+    for (int r = 0; r < kShare; ++r) share[r] = share_of(segment)[r * K];
 #pragma unroll
     for (int i = 0; i < kQuarter; ++i) {
       const float* state = m.state[quarter * kQuarter + i];
 #pragma unroll
       for (int r = 0; r < kRows; ++r) sums[r] = __fmaf_rn(state[r], M[i], sums[r]);
     }
-    if (quarter > 0) put(m.sums[quarter - 1][column], sums);
-    __syncthreads();
-    if (quarter == 0) {
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        for (int other = 0; other < kQuarters - 1; ++other) {
-          sums[r] = __fadd_rn(sums[r], m.sums[other][column][r]);
-        }
-        state_rows(segment)[r * K] = sums[r];
+    for (int r = 0; r < kRows; ++r) m.sums[quarter][r][column] = sums[r];
+    __syncthreads();
+#pragma unroll
+    for (int r = 0; r < kShare; ++r) {
+#pragma unroll
+      for (int q = 0; q < kQuarters; ++q) {
+        share[r] = __fadd_rn(share[r], m.sums[q][quarter * kShare + r][column]);
       }
-      put(m.state[column], sums);
+      share_of(segment)[r * K] = share[r];
     }
+    put(share);
     __syncthreads();
   }
 }

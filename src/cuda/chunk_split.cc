@@ -9,7 +9,7 @@ namespace {
 
 // Microseconds on an H100 (docs/kernels/chunk-sm90.md): of a chunk of a block without outputs; of a
 // block's beginning and end; of a step of the fold; of launches.
-constexpr double kChunkTimeWithout = 0.92, kBlockTime = 4, kFoldTime = 1.5, kLaunchTime = 12;
+constexpr double kChunkTimeWithout = 0.92, kBlockTime = 4, kFoldTime = 1.5, kLaunchTime = 20;
 // With outputs, of so many blocks at once: of many, memory is the slower.
 double chunk_time(int64_t blocks) {
   return 1.13 + 0.45 * std::clamp(static_cast<double>(blocks - 64) / 50, 0.0, 1.0);
@@ -34,11 +34,12 @@ double time_of_first_pass(int64_t firsts, double first, int64_t others, double o
     return (multiprocessors - firsts) * of_each(until) + firsts * of_each(until - first);
   };
   // The last of them ends at a multiple of `other`, from the beginning or from the end of a first.
-  double until = first;
-  for (double k = 1; done(until) < others; ++k) {
-    until = k * other >= first && done(k * other) >= others ? k * other : first + k * other;
-  }
-  return until;
+  const auto end = [&](double from) {
+    double until = from;
+    while (done(until) < others) until += other;
+    return until;
+  };
+  return std::max(first, std::min(end(0), end(first)));
 }
 
 Segments fastest(int64_t sequences, int64_t chunks, const Shape& shape, int64_t multiprocessors) {
@@ -58,9 +59,8 @@ Segments fastest(int64_t sequences, int64_t chunks, const Shape& shape, int64_t 
       const Segments segments{chunks - (count - 1) * length, length};
       const int64_t others = heads * m_and_n * (count - 2), after = walks * (count - 1);
       const double time =
-          time_of_first_pass(
-              walks, static_cast<double>(segments.first) * chunk_time(walks + others), others,
-              static_cast<double>(length) * kChunkTimeWithout, multiprocessors) +
+          time_of_first_pass(walks, static_cast<double>(segments.first) * chunk_time(walks), others,
+                             static_cast<double>(length) * kChunkTimeWithout, multiprocessors) +
           time_of_blocks(after, static_cast<double>(length) * chunk_time(after), multiprocessors) +
           static_cast<double>(count - 2) * kFoldTime + kLaunchTime;
       if (time < least) {
