@@ -31,10 +31,6 @@
 
 namespace gdn::cuda::sm90 {
 
-__device__ inline float inverse_of_power(float power) {
-  return __uint_as_float(0x7f000000u - __float_as_uint(power));
-}
-
 // Of each of two pairs of float16 the larger magnitude, with a sign that means nothing.
 __device__ __forceinline__ uint32_t larger_halves(uint32_t a, uint32_t b) {
   uint32_t result;
@@ -189,7 +185,7 @@ struct StateColumns {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         packed_unit[r] = fminf(fmaxf(power_of_two(largest[r]), 0x1p-100f), 0x1p100f);
-        inverse[r] = inverse_of_power(packed_unit[r]);
+        inverse[r] = inverse_power(packed_unit[r]);
       }
 #pragma unroll
       for (int i = 0; i < K / 4; ++i) {
@@ -294,7 +290,7 @@ struct StateColumns {
     });
     const uint32_t bits = largest_of_all(largest_of_warp(__float_as_uint(largest)), 2);
     unit = bits == 0 ? 1.0f : fminf(fmaxf(power_of_two(__uint_as_float(bits)), 0x1p-60f), 0x1p60f);
-    const float inverse = inverse_of_power(unit);
+    const float inverse = inverse_power(unit);
     for_each_residual(v, of_token, [&](float2 residual, int at) {
       a[at] = pack_halves(residual.x * inverse, residual.y * inverse);
     });
@@ -384,7 +380,7 @@ struct StateColumns {
     if constexpr (!kOutputs) return;
     float2 b[kTokenTiles];
     load_vector(prepared.vectors.output, b);
-    const float inverse = inverse_of_power(out_unit);
+    const float inverse = inverse_power(out_unit);
 #pragma unroll
     for (int tile = 0; tile < kTokenTiles; ++tile) {
       b[tile] = {b[tile].x * inverse, b[tile].y * inverse};

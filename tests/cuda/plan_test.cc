@@ -1,8 +1,11 @@
 // Plans of the CUDA backend, on any device and without one.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <random>
 #include <string>
 
+#include "cuda/chunk_sm90_segments.h"
 #include "cuda/table.h"
 #include "gdn/cuda.h"
 #include "gdn/plan.h"
@@ -124,6 +127,29 @@ TEST(CudaPlans, AFixedSplitGoesByTheSequenceAlone) {
   Shape many_heads = prefill(DType::kBF16, 1, 8192);
   many_heads.context_split = ContextSplit::kFixed;
   EXPECT_EQ(plan_of(many_heads, kH100).segment_tokens, 0);
+}
+
+// Chunks of sequences of any lengths have numbers as in chunk_table.cuh; so have boundaries.
+TEST(CudaPlans, BoundariesOfSegmentsHaveNumbersOfTheirOwn) {
+  std::mt19937 random(5);
+  for (int draw = 0; draw < 2000; ++draw) {
+    const int64_t length = 1 + random() % 40, first = length + random() % 40;
+    const cuda::sm90::Segments segments{first, length};
+    const int64_t sequences = 1 + random() % 12;
+    int64_t tokens = 0, free = 0;
+    for (int64_t n = 0; n < sequences; ++n) {
+      const int64_t at = tokens / 64 + n, mine = random() % 8 == 0 ? 0 : random() % 20000;
+      const int64_t chunks = (mine + 63) / 64, count = segments.count(chunks);
+      if (count > 1) {
+        EXPECT_GE(segments.first_boundary(at), free);
+        free = segments.first_boundary(at) + count - 1;
+        EXPECT_LT(segments.begin(count - 1), chunks);
+      }
+      EXPECT_GE(count == 1 ? std::max(first, length) : segments.begin(count), chunks);
+      tokens += mine;
+    }
+    EXPECT_LE(free, segments.boundaries(tokens / 64 + sequences));
+  }
 }
 
 // Of a machine without a GPU this sees that tensors of one are refused and not that they crash.
