@@ -71,7 +71,7 @@ Status chunk_sm90(const DeltaRuleProblem& problem, const Device& device, std::by
     if (status.ok()) status = walk(sm90::Segment::kFirst);
     if (!layout.segments.split()) continue;
     if (status.ok()) status = walk(sm90::Segment::kBefore);
-    if (status.ok()) status = sm90::fold(problem, layout, part, workspace, stream);
+    if (status.ok()) status = sm90::fold(problem, device, layout, part, workspace, stream);
     if (status.ok()) status = walk(sm90::Segment::kAfter);
   }
   return status;

@@ -11,20 +11,20 @@ namespace {
 // A thread has a column of a quarter of M's rows, for all rows of the block: every block of a head
 // reads the whole of M, so rows are many. The next M is on its way while one is used. The quarters'
 // sums meet in shared memory, where each thread takes its share of the rows.
-constexpr int kRows = 16, kQuarters = 4, kShare = kRows / kQuarters;
+constexpr int kQuarters = 4;
 
-template <int K>
+template <int K, int kRows>
 struct FoldShared {
   float state[K][kRows];
   float sums[kQuarters][kRows][K];
 };
 
-template <int K>
+template <int K, int kRows>
 __global__ void __launch_bounds__(kQuarters* K)
     fold_kernel(const __grid_constant__ DeltaRuleProblem p, const Flag flag, const Layout layout,
                 const Part part, std::byte* workspace) {
-  constexpr int kQuarter = K / kQuarters;
-  __shared__ __align__(16) FoldShared<K> m;
+  constexpr int kQuarter = K / kQuarters, kShare = kRows / kQuarters;
+  __shared__ __align__(16) FoldShared<K, kRows> m;
   const int64_t row_parts = p.shape.V / kRows;
   const int64_t row = blockIdx.x % row_parts * kRows;
   const int64_t head = blockIdx.x / row_parts % p.shape.value_heads;
@@ -51,8 +51,8 @@ __global__ void __launch_bounds__(kQuarters* K)
            (row + quarter * kShare) * K + column;
   };
   const auto put = [&](const float(&share)[kShare]) {
-    *reinterpret_cast<float4*>(&m.state[column][quarter * kShare]) = {share[0], share[1], share[2],
-                                                                      share[3]};
+#pragma unroll
+    for (int r = 0; r < kShare; ++r) m.state[column][quarter * kShare + r] = share[r];
   };
   float share[kShare];
   fetch(2);
@@ -92,17 +92,22 @@ __global__ void __launch_bounds__(kQuarters* K)
 
 }  // namespace
 
-Status fold(const DeltaRuleProblem& problem, const Layout& layout, const Part& part,
-            std::byte* workspace, const Stream& stream) {
+Status fold(const DeltaRuleProblem& problem, const Device& device, const Layout& layout,
+            const Part& part, std::byte* workspace, const Stream& stream) {
   const Shape& shape = problem.shape;
-  const int64_t blocks = shape.sequences * shape.value_heads * (shape.V / kRows);
-  const auto run = [&](auto k) {
-    constexpr int K = decltype(k)::value;
-    return launch(&fold_kernel<K>, {blocks, kQuarters * K, 0, stream.stream, true}, problem,
+  const auto run = [&](auto k, auto rows) {
+    constexpr int K = decltype(k)::value, kRows = decltype(rows)::value;
+    const int64_t blocks = shape.sequences * shape.value_heads * (shape.V / kRows);
+    return launch(&fold_kernel<K, kRows>, {blocks, kQuarters * K, 0, stream.stream, true}, problem,
                   Flag{stream.out_of_range}, layout, part, workspace);
   };
-  return shape.K == 64 ? run(std::integral_constant<int, 64>())
-                       : run(std::integral_constant<int, 128>());
+  const auto with_k = [&](auto rows) {
+    return shape.K == 64 ? run(std::integral_constant<int, 64>(), rows)
+                         : run(std::integral_constant<int, 128>(), rows);
+  };
+  // Half as many where there is a multiprocessor for each block. That changes no bit.
+  const bool few = shape.sequences * shape.value_heads * (shape.V / 8) <= device.multiprocessors;
+  return few ? with_k(std::integral_constant<int, 8>()) : with_k(std::integral_constant<int, 16>());
 }
 
 }  // namespace gdn::cuda::sm90

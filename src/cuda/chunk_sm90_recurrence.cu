@@ -122,7 +122,7 @@ __device__ __forceinline__ void walk_state(Shared<K>& m, const DeltaRuleProblem&
   if constexpr (!kOutputs) {
     const bool transition = job.walk == Walk::kTransition;
     state.begin_without_outputs(transition, job.v0);
-    state.template walk<false>(block.end - block.begin);
+    state.template walk<false>(0, block.end - block.begin);
     if (transition) state.end_transition();
     store_float(transition ? layout.boundaries.transition(workspace, job.boundary, job.head)
                            : layout.boundaries.state(workspace, job.boundary, job.head));
@@ -147,7 +147,7 @@ __device__ __forceinline__ void walk_state(Shared<K>& m, const DeltaRuleProblem&
     const int64_t left = block.end - c;
     const int64_t to_checkpoint = every > 0 ? every - c % every : left;
     const int64_t span = to_checkpoint < left ? to_checkpoint : left;
-    state.template walk<true>(span);
+    state.template walk<true>(c - block.begin, span);
     c += span;
     if (every > 0 && c % every == 0 && c * kChunk <= range.s.length) {
       state.store(at(checkpoint_of(p, job.n, c / every - 1, flag), p.checkpoints.dtype),

@@ -52,7 +52,7 @@ struct Shared {
   uint64_t tokens_full[kTokenStages], tokens_empty[kTokenStages];
   uint64_t prepared_full[kPreparedStages], prepared_empty[kPreparedStages];
   uint64_t out_full[kOutStages], out_empty[kOutStages];
-  alignas(16) uint32_t largest[kStateWarps];  // of the warps' residuals
+  alignas(16) uint32_t largest[3][kStateWarps];  // of the warps' residuals, by turns
 };
 
 // Which of kStages a chunk has, and which phase of its barriers.

@@ -26,8 +26,8 @@ Status prepare(const DeltaRuleProblem& problem, const Device& device, const Reco
 enum class Segment { kFirst, kBefore, kAfter };
 Status walk(const DeltaRuleProblem& problem, const TokenMaps& maps, const Layout& layout,
             const Part& part, Segment segment, std::byte* workspace, const Stream& stream);
-Status fold(const DeltaRuleProblem& problem, const Layout& layout, const Part& part,
-            std::byte* workspace, const Stream& stream);
+Status fold(const DeltaRuleProblem& problem, const Device& device, const Layout& layout,
+            const Part& part, std::byte* workspace, const Stream& stream);
 TokenMaps token_maps(const DeltaRuleProblem& problem);
 
 }  // namespace gdn::cuda::sm90

@@ -265,12 +265,12 @@ struct StateColumns {
     }
   }
 
-  // The largest magnitude of all warps, each of which gives its own. Between two calls lies another
-  // barrier of the warpgroup.
-  __device__ uint32_t largest_of_all(uint32_t of_warp) {
-    if (lane == 0) m.largest[warp] = of_warp;
+  // The largest magnitude of all warps, each of which gives its own. `turn`: another one than that
+  // of the call before.
+  __device__ uint32_t largest_of_all(uint32_t of_warp, int turn) {
+    if (lane == 0) m.largest[turn][warp] = of_warp;
     sync_threads<kGroup>(1);
-    const uint4 all = *reinterpret_cast<const uint4*>(m.largest);
+    const uint4 all = *reinterpret_cast<const uint4*>(m.largest[turn]);
     return max(max(all.x, all.y), max(all.z, all.w));
   }
 
@@ -288,7 +288,7 @@ struct StateColumns {
     for_each_residual(v, of_token, [&](float2 residual, int) {
       largest = fmaxf(largest, fmaxf(fabsf(residual.x), fabsf(residual.y)));
     });
-    const uint32_t bits = largest_of_all(largest_of_warp(__float_as_uint(largest)));
+    const uint32_t bits = largest_of_all(largest_of_warp(__float_as_uint(largest)), 2);
     unit = bits == 0 ? 1.0f : fminf(fmaxf(power_of_two(__uint_as_float(bits)), 0x1p-60f), 0x1p60f);
     const float inverse = inverse_power(unit);
     for_each_residual(v, of_token, [&](float2 residual, int at) {
@@ -307,7 +307,7 @@ struct StateColumns {
   // From S K^T in flight to V_new in x, d o V_new packed, and S Q^T in out; S times its decay.
   // `meanwhile` runs while the first products do.
   template <bool kOutputs, class Body>
-  __device__ void solve(const Body& meanwhile) {
+  __device__ void solve(int64_t chunk, const Body& meanwhile) {
     const Tokens<K>& tokens = m.tokens[tokens_at.stage];
     const Prepared<K>& prepared = m.prepared[prepared_at.stage];
     const RecordVectors& vectors = prepared.vectors;
@@ -329,13 +329,12 @@ struct StateColumns {
 #pragma unroll
     for (int i = 1; i < kChunk / 4; ++i) largest = larger_halves(largest, a[i]);
     largest = max(largest & 0x7fffu, largest >> 16 & 0x7fffu);
-    const bool too_large = any_of_threads<kGroup>(1, largest > kMost);
-    const bool large_enough = any_of_threads<kGroup>(2, largest >= least);
+    largest = largest_of_all(largest_of_warp(largest), static_cast<int>(chunk & 1));
     unit = 1;
     const float decay = vectors.decay;
 #pragma unroll
     for (float& s : S) s *= decay;
-    if (too_large || !large_enough) rescue(tokens, prepared);
+    if (largest > kMost || largest < least) rescue(tokens, prepared);
     const float T_power = vectors.T_power;
     out_unit = unit * T_power * vectors.P_power;
     state_unit = unit * vectors.growth;
@@ -444,10 +443,10 @@ struct StateColumns {
     out_at.advance();
   }
 
-  // The next chunks, 1 at least. Products are in flight from one chunk to the next, but never
-  // around the loop, where the compiler would wait for each.
+  // Chunks first .. first + count - 1 of the block's, count at least 1. Products are in flight from
+  // one chunk to the next, but never around the loop, where the compiler would wait for each.
   template <bool kOutputs>
-  __device__ void walk(int64_t count) {
+  __device__ void walk(int64_t first, int64_t count) {
     const auto begin = [&] {
       pack_state();
       wait_barrier(shared_address(&m.tokens_full[tokens_at.stage]), tokens_at.phase);
@@ -455,9 +454,9 @@ struct StateColumns {
     };
     uint32_t packed[kChunk / 4];
     begin();
-    solve<kOutputs>([] {});
+    solve<kOutputs>(first, [] {});
 #pragma unroll 1
-    for (int64_t c = 1; c < count; ++c) {
+    for (int64_t c = first; c < first + count - 1; ++c) {
       update<kOutputs>();
       wait_wgmma<kOutputs ? 1 : 0>();
       finish_state();
@@ -465,11 +464,11 @@ struct StateColumns {
         begin();
         wait_wgmma<1>();
         finish_out(packed);
-        solve<kOutputs>([&] { put_out(packed); });
+        solve<kOutputs>(c + 1, [&] { put_out(packed); });
       } else {
         give_back_prepared();
         begin();
-        solve<kOutputs>([] {});
+        solve<kOutputs>(c + 1, [] {});
       }
     }
     update<kOutputs>();

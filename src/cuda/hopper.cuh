@@ -77,23 +77,6 @@ __device__ __forceinline__ void sync_threads(int number) {
   asm volatile("bar.sync %0, %1;" ::"r"(number), "n"(kThreads) : "memory");
 }
 
-// The same, and whether any of them says so.
-template <int kThreads>
-__device__ __forceinline__ bool any_of_threads(int number, bool says) {
-  uint32_t any;
-  asm volatile(
-      "{\n"
-      ".reg .pred mine, any;\n"
-      "setp.ne.u32 mine, %1, 0;\n"
-      "barrier.cta.red.or.pred any, %2, %3, mine;\n"
-      "selp.u32 %0, 1, 0, any;\n"
-      "}"
-      : "=r"(any)
-      : "r"(static_cast<uint32_t>(says)), "r"(number), "n"(kThreads)
-      : "memory");
-  return any != 0;
-}
-
 // --- Bulk copies; 16-byte aligned, of a multiple of 16 bytes.
 
 // Shared memory that this thread wrote, or knows to be written (cp.async too), is seen by wgmma and
