@@ -45,8 +45,9 @@ enum class Compute : uint8_t { kAuto, kF32, kBF16 };
 // keep it at work: exactly but for rounding, through the segments' transitions, for some more
 // products (docs/algorithm.md). kAuto: where that is faster, by the whole call and the device; so
 // the bits of a sequence may depend on the batch that it is in. kFixed: by the sequence alone, in
-// segments of fixed lengths, if the kernel has a split and there are no more value heads than a
-// constant of the architecture. kOff: never. The CPU has no use for it. Plan::segment_tokens tells.
+// segments of a fixed length (2048 tokens), if the kernel has a split and there are no more value
+// heads than a constant of the architecture (16); the workspace then grows with the call's tokens
+// without a bound. kOff: never. The CPU has no use for it. Plan::segment_tokens tells.
 enum class ContextSplit : uint8_t { kAuto, kFixed, kOff };
 
 // The arguments that chunk() and recurrent() share. Optional tensors are those marked "or absent".

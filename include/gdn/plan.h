@@ -61,7 +61,8 @@ struct Plan {
   int64_t parts = 1;  // into how many V ranges the value heads of a q/k head are split, or channel
                       // ranges the convolution
   // Of a context split, in tokens: of a sequence's first segment and of the others, which a
-  // sequence has if it is longer than the first. 0: sequences are not split.
+  // sequence has if it is longer than the first. 0: sequences are not split. (Nor are they in a
+  // call that stores the state after every token, which a Shape does not tell.)
   int64_t first_segment_tokens = 0, segment_tokens = 0;
   int64_t tasks = 0;
   int workers = 1;

@@ -64,15 +64,15 @@ Status chunk_sm90(const DeltaRuleProblem& problem, const Device& device, std::by
     const int64_t first = i * parts.of_one;
     const sm90::Part part{first, std::min(first + parts.of_one, parts.chunks), i,
                           i + 1 == parts.count()};
-    const auto walk = [&](sm90::Segment segment) {
-      return sm90::walk(problem, maps, layout, part, segment, workspace, stream);
+    const auto walk = [&](sm90::Pass pass) {
+      return sm90::walk(problem, maps, layout, part, pass, workspace, stream);
     };
     status = sm90::prepare(problem, device, layout.records, part, workspace, stream);
-    if (status.ok()) status = walk(sm90::Segment::kFirst);
+    if (status.ok()) status = walk(sm90::Pass::kFirst);
     if (!layout.segments.split()) continue;
-    if (status.ok()) status = walk(sm90::Segment::kBefore);
+    if (status.ok()) status = walk(sm90::Pass::kBefore);
     if (status.ok()) status = sm90::fold(problem, device, layout, part, workspace, stream);
-    if (status.ok()) status = walk(sm90::Segment::kAfter);
+    if (status.ok()) status = walk(sm90::Pass::kAfter);
   }
   return status;
 }

@@ -52,7 +52,9 @@ __global__ void __launch_bounds__(kQuarters* K)
   };
   const auto put = [&](const float(&share)[kShare]) {
 #pragma unroll
-    for (int r = 0; r < kShare; ++r) m.state[column][quarter * kShare + r] = share[r];
+    for (int r = 0; r < kShare; r += 2) {
+      *reinterpret_cast<float2*>(&m.state[column][quarter * kShare + r]) = {share[r], share[r + 1]};
+    }
   };
   float share[kShare];
   fetch(2);

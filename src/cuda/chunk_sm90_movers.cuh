@@ -25,7 +25,7 @@ __device__ __forceinline__ void load_tile(const CUtensorMap& map, const TilePosi
       "l"(&map), "r"(barrier), "r"(at.element), "r"(at.head), "r"(at.token), "r"(at.batch)
       : "memory");
 }
-// To all blocks of a cluster, as copy_bulk_in_all.
+// To all blocks of a cluster, as copy_bulk_in_all does.
 __device__ __forceinline__ void load_tile_to_all(const CUtensorMap& map, const TilePosition& at,
                                                  uint32_t to, uint32_t barrier, uint16_t blocks) {
   asm volatile(
@@ -43,10 +43,6 @@ __device__ __forceinline__ void store_tile(const CUtensorMap& map, const TilePos
       "r"(from), "r"(at.element), "r"(at.head), "r"(at.token), "r"(at.batch)
       : "memory");
 }
-
-// What a block is there for: outputs, and the state after them; that state alone, from zero; or a
-// transition (chunk_sm90_segments.h).
-enum class Walk { kOutputs, kState, kTransition };
 
 // The two blocks of a value head are a cluster: k, q and what the preparation left are the same for
 // both, so each loads half of it, for both. A block by itself is a cluster, too.
@@ -139,6 +135,14 @@ struct Pieces {
 
 __device__ inline bool leads() { return threadIdx.x % kWarp == 0; }
 
+// No block ends while the other of its cluster may still tell it that a stage is empty.
+template <int kStages>
+__device__ void wait_for_last(const uint64_t (&empty)[kStages], Cursor<kStages> at) {
+  for (int i = 0; i < kStages; ++i, at.advance()) {
+    wait_barrier(shared_address(&empty[at.stage]), at.phase ^ 1);
+  }
+}
+
 template <class T, int K>
 __device__ void load_tokens(Shared<K>& m, const DeltaRuleProblem& p, const TokenMaps& maps,
                             const Block& block) {
@@ -187,6 +191,7 @@ __device__ void load_tokens(Shared<K>& m, const DeltaRuleProblem& p, const Token
     __syncwarp();
     if (leads()) arrive(full);
   }
+  wait_for_last(m.tokens_empty, at);
 }
 
 // What a lane copies of every chunk: lanes 0 to 11 a panel of T or P (which outputs alone want),
@@ -255,6 +260,7 @@ __device__ void load_prepared(Shared<K>& m, const Records& records, const Part& 
     }
     copy.from += copy.stride;
   }
+  wait_for_last(m.prepared_empty, at);
 }
 
 template <class T, int K>

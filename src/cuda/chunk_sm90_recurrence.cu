@@ -60,7 +60,7 @@ __device__ void zero_values(Shared<K>& m) {
   }
 }
 
-// What a block works on.
+// What the numbering of the grid gives a block.
 struct Job {
   int64_t n = -1;  // of the sequences; negative: there is nothing to do
   int64_t segment = 0;
@@ -71,30 +71,30 @@ struct Job {
 };
 
 // Blocks of 64 columns of V, and rows of a transition, of a value head.
-int64_t __host__ __device__ blocks_of_state(const Shape& shape, Segment segment) {
-  return (shape.V + (segment == Segment::kBefore ? shape.K : 0)) / kColumns;
+int64_t __host__ __device__ blocks_of_state(const Shape& shape, Pass pass) {
+  return (shape.V + (pass == Pass::kBefore ? shape.K : 0)) / kColumns;
 }
 
 // Blocks go by sequences, for their first segments, which are all there is without a split; or by
 // boundaries, for the segments before them (without outputs) or after them.
-__device__ Job job_of(const DeltaRuleProblem& p, const Layout& layout, const Part& part,
-                      Segment segment, const Flag& flag) {
+__device__ Job job_of(const DeltaRuleProblem& p, const Layout& layout, const Part& part, Pass pass,
+                      const Flag& flag) {
   Job job;
   const uint32_t heads = static_cast<uint32_t>(p.shape.value_heads);
-  const uint32_t parts = static_cast<uint32_t>(blocks_of_state(p.shape, segment));
+  const uint32_t parts = static_cast<uint32_t>(blocks_of_state(p.shape, pass));
   job.v0 = static_cast<int>(blockIdx.x % parts) * kColumns;
   job.head = blockIdx.x / parts % heads;
   const int64_t outer = blockIdx.x / parts / heads;
-  if (segment == Segment::kFirst) {
+  if (pass == Pass::kFirst) {
     job.n = outer;
     return job;
   }
   job.boundary = outer;
   const BoundaryPlace place = find_boundary(p, layout.segments, part, job.boundary, flag);
-  job.segment = segment == Segment::kAfter ? place.segment : place.segment - 1;
+  job.segment = pass == Pass::kAfter ? place.segment : place.segment - 1;
   if (job.segment < 1) return job;
   job.n = place.n;
-  if (segment == Segment::kAfter) return job;
+  if (pass == Pass::kAfter) return job;
   job.walk = job.v0 < p.shape.V ? Walk::kState : Walk::kTransition;
   if (job.walk == Walk::kTransition) job.v0 -= static_cast<int>(p.shape.V);
   return job;
@@ -170,10 +170,10 @@ __device__ __forceinline__ void walk_state(Shared<K>& m, const DeltaRuleProblem&
 template <class T, int K, bool kOutputs>
 __device__ __forceinline__ void walk_block(Shared<K>& m, const DeltaRuleProblem& p,
                                            const TokenMaps& maps, const Flag& flag,
-                                           const Layout& layout, const Part& part, Segment segment,
+                                           const Layout& layout, const Part& part, Pass pass,
                                            std::byte* workspace) {
   const Shape& shape = p.shape;
-  const Job job = job_of(p, layout, part, segment, flag);
+  const Job job = job_of(p, layout, part, pass, flag);
   if (job.n < 0) return;
   if (job.n >= p.sequences.count) {
     if (part.last) zero_columns<T>(p, tail_of(p.sequences), job.head, job.v0);
@@ -212,7 +212,6 @@ __device__ __forceinline__ void walk_block(Shared<K>& m, const DeltaRuleProblem&
     walk_state<T, K, kOutputs>(m, p, flag, layout, part, workspace, job, range, block, initial,
                                last);
   }
-  sync_cluster();  // no block ends while another may still write to it
 }
 
 // Walks without outputs run beside those of the first segments: they do not wait for the kernel
@@ -221,7 +220,7 @@ template <class T, int K, bool kOutputs>
 __global__ void __launch_bounds__(kThreads, 1)
     walk_kernel(const __grid_constant__ DeltaRuleProblem p, const __grid_constant__ TokenMaps maps,
                 const Flag flag, const __grid_constant__ Layout layout, const Part part,
-                const Segment segment, std::byte* workspace) {
+                const Pass pass, std::byte* workspace) {
   extern __shared__ __align__(1024) std::byte memory[];
   if constexpr (kOutputs) {
     wait_for_kernel_before();
@@ -229,7 +228,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     let_next_kernel_in();
   }
   walk_block<T, K, kOutputs>(*reinterpret_cast<Shared<K>*>(memory), p, maps, flag, layout, part,
-                             segment, workspace);
+                             pass, workspace);
   if (!kOutputs && blockIdx.x == 0 && threadIdx.x == 0) wait_for_memory_of_kernel_before();
 }
 
@@ -250,20 +249,20 @@ TokenMaps token_maps(const DeltaRuleProblem& problem) {
 }
 
 Status walk(const DeltaRuleProblem& problem, const TokenMaps& maps, const Layout& layout,
-            const Part& part, Segment segment, std::byte* workspace, const Stream& stream) {
+            const Part& part, Pass pass, std::byte* workspace, const Stream& stream) {
   const Shape& shape = problem.shape;
   // One sequence more for the rows past the last one.
   const int64_t sequences = shape.sequences + (problem.sequences.cu_seqlens.given() ? 1 : 0);
-  const int64_t blocks = (segment == Segment::kFirst ? sequences : layout.boundaries.count) *
-                         shape.value_heads * blocks_of_state(shape, segment);
+  const int64_t blocks = (pass == Pass::kFirst ? sequences : layout.boundaries.count) *
+                         shape.value_heads * blocks_of_state(shape, pass);
   // The blocks of a value head's columns, or of its transition's rows.
-  const bool pairs = shape.V == 2 * kColumns && (segment != Segment::kBefore || shape.K == shape.V);
+  const bool pairs = shape.V == 2 * kColumns && (pass != Pass::kBefore || shape.K == shape.V);
   const int cluster = pairs ? 2 : 1;
   const auto run = [&](auto element, auto k, auto outputs) {
     constexpr int K = decltype(k)::value;
     return launch(&walk_kernel<decltype(element), K, decltype(outputs)::value>,
                   {blocks, kThreads, sizeof(Shared<K>), stream.stream, true, cluster}, problem,
-                  maps, Flag{stream.out_of_range}, layout, part, segment, workspace);
+                  maps, Flag{stream.out_of_range}, layout, part, pass, workspace);
   };
   const auto with_k = [&](auto element, auto outputs) {
     return shape.K == 64 ? run(element, std::integral_constant<int, 64>(), outputs)
@@ -273,8 +272,7 @@ Status walk(const DeltaRuleProblem& problem, const TokenMaps& maps, const Layout
     return shape.dtype == DType::kBF16 ? with_k(__nv_bfloat16(), outputs)
                                        : with_k(__half(), outputs);
   };
-  return segment == Segment::kBefore ? with_element(std::false_type())
-                                     : with_element(std::true_type());
+  return pass == Pass::kBefore ? with_element(std::false_type()) : with_element(std::true_type());
 }
 
 }  // namespace gdn::cuda::sm90

@@ -53,4 +53,8 @@ struct Boundaries {
   }
 };
 
+// What a walk is there for: outputs, and the state after them; that state alone, from zero; or a
+// transition.
+enum class Walk { kOutputs, kState, kTransition };
+
 }  // namespace gdn::cuda::sm90

@@ -23,9 +23,9 @@ Status prepare(const DeltaRuleProblem& problem, const Device& device, const Reco
 // From the records to outputs and states: of the first segments, which without a split are all;
 // with one also what the segments before boundaries do to states, then the fold, then the segments
 // after boundaries.
-enum class Segment { kFirst, kBefore, kAfter };
+enum class Pass { kFirst, kBefore, kAfter };
 Status walk(const DeltaRuleProblem& problem, const TokenMaps& maps, const Layout& layout,
-            const Part& part, Segment segment, std::byte* workspace, const Stream& stream);
+            const Part& part, Pass pass, std::byte* workspace, const Stream& stream);
 Status fold(const DeltaRuleProblem& problem, const Device& device, const Layout& layout,
             const Part& part, std::byte* workspace, const Stream& stream);
 TokenMaps token_maps(const DeltaRuleProblem& problem);

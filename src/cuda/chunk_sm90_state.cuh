@@ -20,6 +20,7 @@
 // want: S Q^T and V_new P^T.
 #pragma once
 
+#include <cfloat>
 #include <type_traits>
 
 #include "cuda/chunk_sm90_shared.cuh"
@@ -53,8 +54,8 @@ struct StateColumns {
   // |k| is 1, stay below what overflows.
   static constexpr uint32_t kLeast = 0x0c00, kMost = 0x6000;
   // A transition begins as so much times the identity, and falls from there, often to nothing. Its
-  // X may be as small as it likes: what float16 then loses is 2^-33 of the state it is multiplied
-  // by.
+  // X may be as small as it likes: what float16 then loses is 2^-33 of the state that it is
+  // multiplied by, which shows where values fall by 2^20 and more within a segment.
   static constexpr float kTransitionUnit = 256;
   using TokenCursor = Cursor<Shared<K>::kTokenStages>;
   using PreparedCursor = Cursor<Shared<K>::kPreparedStages>;
@@ -131,9 +132,13 @@ struct StateColumns {
       ++i;
     }
   }
+  // Finite, so that it leaves a state of zero one: NaN of the tokens is in N, too.
   __device__ __forceinline__ void end_transition() {
 #pragma unroll
-    for (float& s : S) s *= 1 / kTransitionUnit;
+    for (float& s : S) {
+      s *= 1 / kTransitionUnit;
+      if (!(fabsf(s) <= FLT_MAX)) s = FLT_MAX;
+    }
   }
   __device__ void largest_of_rows(float (&largest)[2]) const {
 #pragma unroll

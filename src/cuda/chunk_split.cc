@@ -1,6 +1,7 @@
 #include "cuda/chunk_split.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "cuda/chunk_sm90_record.h"
 
@@ -10,7 +11,7 @@ namespace {
 // Microseconds on an H100 (docs/kernels/chunk-sm90.md): of a chunk of a block without outputs; of a
 // block's beginning and end; of a step of the fold; of launches.
 constexpr double kChunkTimeWithout = 0.92, kBlockTime = 4, kFoldTime = 1.5, kLaunchTime = 20;
-// With outputs, of so many blocks at once: of many, memory is the slower.
+// With outputs, of so many blocks: with many at once, memory is the slower.
 double chunk_time(int64_t blocks) {
   return 1.13 + 0.45 * std::clamp(static_cast<double>(blocks - 64) / 50, 0.0, 1.0);
 }
@@ -34,8 +35,10 @@ double time_of_first_pass(int64_t firsts, double first, int64_t others, double o
     return (multiprocessors - firsts) * of_each(until) + firsts * of_each(until - first);
   };
   // The last of them ends at a multiple of `other`, from the beginning or from the end of a first.
+  // All multiprocessors at work until then would not be enough.
+  const double least = static_cast<double>(others) / static_cast<double>(multiprocessors) * other;
   const auto end = [&](double from) {
-    double until = from;
+    double until = from + std::max(0.0, std::floor((least - from) / other)) * other;
     while (done(until) < others) until += other;
     return until;
   };
@@ -43,7 +46,7 @@ double time_of_first_pass(int64_t firsts, double first, int64_t others, double o
 }
 
 Segments fastest(int64_t sequences, int64_t chunks, const Shape& shape, int64_t multiprocessors) {
-  constexpr int64_t kMostSegments = 24;
+  constexpr int64_t kMostSegments = 24, kLengths = 6;  // that are looked at
   const int64_t heads = sequences * shape.value_heads;
   const int64_t v_parts = shape.V / 64, m_and_n = v_parts + shape.K / 64;
   const int64_t walks = heads * v_parts;
@@ -54,7 +57,7 @@ Segments fastest(int64_t sequences, int64_t chunks, const Shape& shape, int64_t 
   for (int64_t count = 3; count <= std::min(kMostSegments, chunks / 2); ++count) {
     // The first segment is walked once and the others twice: it is as long as one to two of them.
     const int64_t longest = chunks / count, shortest = ceil_div(chunks, count + 1);
-    const int64_t step = std::max<int64_t>(1, (longest - shortest) / 6);
+    const int64_t step = std::max<int64_t>(1, (longest - shortest) / kLengths);
     for (int64_t length = shortest; length <= longest; length += step) {
       const Segments segments{chunks - (count - 1) * length, length};
       const int64_t others = heads * m_and_n * (count - 2), after = walks * (count - 1);

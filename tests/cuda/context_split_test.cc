@@ -9,6 +9,7 @@
 #include "bits.h"
 #include "cuda/kernels.h"
 #include "kernels_under_test.h"
+#include "relative_error.h"
 #include "verify/case.h"
 #include "verify/inputs.h"
 #include "verify/run.h"
@@ -37,6 +38,11 @@ const std::vector<int64_t> kLengths = {700, 0, 2048, 2049, 4096, 64, 6145, 8300,
 TEST(ContextSplit, AgreesWithTheReference) {
   Case c = split_case(kLengths, ContextSplit::kFixed);
   expect_case(c);
+  c.states = verify::States::kInPlace;
+  c.state = c.final_state = DType::kBF16;
+  c.shift = 1;  // no tensor map takes this
+  expect_case(c);
+  c = split_case(kLengths, ContextSplit::kFixed);
   c.checkpoint_every = 192;
   c.indices = verify::Indices::kPool32;
   c.padding = verify::Padding::kNegative;
@@ -72,13 +78,86 @@ TEST(ContextSplit, HoldsOnHardInputs) {
   }
 }
 
+// What comes after the first segment is that one's state through the transitions of the others, for
+// their own values are zero. So little decays and is written that most of it arrives.
+TEST(ContextSplit, TransitionsCarryAState) {
+  for (int64_t K : {64, 128}) {
+    for (int64_t V : {64, 128}) {
+      for (DType dtype : {DType::kBF16, DType::kF16}) {
+        const auto make = [&] {
+          Case c = split_case({9000}, ContextSplit::kFixed);
+          c.K = K;
+          c.V = V;
+          c.dtype = dtype;
+          verify::DeltaRuleData data = verify::make_delta_rule(c);
+          for (int64_t i = 0; i < data.g.size(); ++i) data.g.set(i, data.g.get(i) * 1e-3);
+          for (int64_t i = 0; i < data.beta.size(); ++i) data.beta.set(i, data.beta.get(i) * .01);
+          for (int64_t i = 2048 * c.HV * V; i < data.v.size(); ++i) data.v.set(i, 0);
+          return data;
+        };
+        Context reference;
+        reference.kernel = "reference";
+        verify::DeltaRuleData expected = make();
+        expect_ok(verify::call(reference, expected));
+        for_each_kernel([&](Context& context) {
+          verify::DeltaRuleData got = make();
+          expect_ok(verify::call(context, got));
+          // The bounds of hard inputs (verify/tolerance.h).
+          EXPECT_LE(relative_error(got.out, expected.out), 5e-3) << K << " " << V;
+          EXPECT_LE(relative_error(got.final_state, expected.final_state), 5e-3) << K << " " << V;
+        });
+      }
+    }
+  }
+}
+
+// Sums of g rise until no transition is a number any more; a state of zero stays one.
+TEST(ContextSplit, OfNothingThereIsNothing) {
+  for_each_kernel([&](Context& context) {
+    Case c = split_case({9000}, ContextSplit::kFixed);
+    c.states = verify::States::kFinalOnly;
+    verify::DeltaRuleData data = verify::make_delta_rule(c);
+    for (int64_t i = 0; i < data.g.size(); ++i) data.g.set(i, .05);
+    for (int64_t i = 0; i < data.v.size(); ++i) data.v.set(i, 0);
+    expect_ok(verify::call(context, data));
+    for (const verify::Tensor* x : {&data.out, &data.final_state}) {
+      for (int64_t i = 0; i < x->size(); ++i) ASSERT_EQ(x->get(i), 0) << i;
+    }
+  });
+}
+
 // The plan splits this on a GPU of any size that has the kernel; in parts, too.
-TEST(ContextSplit, OfThePlanAgreesWithTheReference) {
-  expect_case(split_case({9000}, ContextSplit::kAuto));
-  const int64_t before = cuda::sm90_record_bytes;
-  cuda::sm90_record_bytes = 50 * (2 * 16256 + 8192);  // some 50 chunks
-  expect_case(split_case({9000}, ContextSplit::kAuto));
-  cuda::sm90_record_bytes = before;
+class ChosenSplit : public testing::Test {
+ public:
+  ~ChosenSplit() override { cuda::sm90_record_bytes = before_; }
+  static void expect_split(const Case& c) {
+    for_each_kernel([&](Context& context) {
+      if (context.kernel != std::string("sm90")) return;
+      Plan planned;
+      const verify::DeltaRuleData data = verify::make_delta_rule(c);
+      expect_ok(plan(context, data.chunk_args(), &planned));
+      EXPECT_GT(planned.segment_tokens, 0);
+    });
+    expect_case(c);
+  }
+
+ private:
+  int64_t before_ = cuda::sm90_record_bytes;
+};
+
+TEST_F(ChosenSplit, AgreesWithTheReference) {
+  expect_split(split_case({9000}, ContextSplit::kAuto));
+}
+
+TEST_F(ChosenSplit, InPartsAgreesWithTheReference) {
+  cuda::sm90_record_bytes = 60 * (2 * 16256 + 8192);  // some 60 chunks
+  Case c = split_case({9000}, ContextSplit::kAuto);
+  expect_split(c);
+  c.lengths = {3000, 3, 9500, 0, 5000};
+  c.checkpoint_every = 192;
+  c.indices = verify::Indices::kPool32;
+  c.padding = verify::Padding::kNegative;
+  expect_split(c);
 }
 
 TEST(ContextSplit, OfFixedSegmentsDoesNotDependOnTheBatch) {
@@ -104,13 +183,22 @@ TEST(ContextSplit, OfFixedSegmentsDoesNotDependOnTheBatch) {
   });
 }
 
-// Off it is, whatever the lengths: the bits of a sequence that is cut into two calls.
+// In a batch that fills the GPU by itself nothing is split: the bits of a call in which it is off.
 TEST(ContextSplit, OffSplitsNothing) {
   for_each_kernel([&](Context& context) {
-    verify::DeltaRuleData data = verify::make_delta_rule(split_case({9000}, ContextSplit::kOff));
-    Plan planned;
-    expect_ok(plan(context, data.chunk_args(), &planned));
-    EXPECT_EQ(planned.segment_tokens, 0);
+    std::vector<int64_t> lengths(100, 64);
+    lengths[0] = 9000;
+    verify::DeltaRuleData pack = verify::make_delta_rule(split_case(lengths, ContextSplit::kAuto));
+    verify::DeltaRuleData alone = verify::make_delta_rule(split_case({9000}, ContextSplit::kOff));
+    expect_ok(verify::call(context, pack));
+    expect_ok(verify::call(context, alone));
+    const int64_t in_row = 2 * 64, in_state = in_row * 64;
+    Bits got, expected;
+    append(pack.out, 0, 9000 * in_row, &got);
+    append(pack.final_state, 0, in_state, &got);
+    append(alone.out, 0, 9000 * in_row, &expected);
+    append(alone.final_state, 0, in_state, &expected);
+    EXPECT_TRUE(got == expected);
   });
 }
 

@@ -4,11 +4,11 @@
 // (docs/kernels/chunk-sm90.md).
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <cstdint>
 #include <vector>
 
 #include "kernels_under_test.h"
+#include "relative_error.h"
 #include "verify/case.h"
 #include "verify/inputs.h"
 #include "verify/run.h"
@@ -17,16 +17,6 @@ namespace gdn::tests {
 namespace {
 
 using verify::DeltaRuleData;
-
-// ||got - expected|| / ||expected||.
-double relative_error(const verify::Tensor& got, const verify::Tensor& expected) {
-  double error = 0, norm = 0;
-  for (int64_t i = 0; i < got.size(); ++i) {
-    error += std::pow(got.get(i) - expected.get(i), 2);
-    norm += std::pow(expected.get(i), 2);
-  }
-  return std::sqrt(error / norm);
-}
 
 // Sums of g that rise by `rise` over some 40 tokens and come down after them, again and again.
 DeltaRuleData growing(double rise) {
