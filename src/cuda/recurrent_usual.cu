@@ -118,7 +118,10 @@ __device__ __forceinline__ void fetch_ahead(const UsualCall& p, const BlockPlace
 #endif
 }
 
-// How a kernel is cut. kFew: few blocks in all, so that what a block costs to start counts.
+}  // namespace
+
+// How a kernel is cut. kFew: few blocks in all, so that what a block costs to start counts. Not in
+// the anonymous namespace: nvcc warns there of members that an instance does not use.
 template <class T, bool kVK, int kPerLane, bool kFew>
 struct UsualCut {
   // 4 KB of state a warp, 8 KB where they are few.
@@ -132,6 +135,8 @@ struct UsualCut {
   static constexpr int kBlocksOfMany = kVK ? (kHalf ? 16 : kAll ? 10 : 12) : 3;
   static constexpr int blocks(bool one_token) { return one_token ? kBlocksOfOne : kBlocksOfMany; }
 };
+
+namespace {
 
 // The kernel of one token a sequence, in rows of a batch, has no loop over tokens in it.
 template <class T, bool kVK, int kPerLane, bool kFew, RowsOf kRows, bool kOneToken>
