@@ -123,14 +123,6 @@ HWY_INLINE Vec with_usual_nan(Vec x) {
   return hn::IfThenElse(hn::IsNaN(x), nan, x);
 }
 
-// An infinity as the largest float of its sign, as decays are: what it is multiplied with may be
-// zero.
-HWY_INLINE Vec finite(Vec x) {
-  const Vec most = hn::Set(F32(), std::numeric_limits<float>::max());
-  // Of a NaN and another operand Min and Max give the second.
-  return hn::Max(hn::Neg(most), hn::Min(most, x));
-}
-
 // The scales of a value head's chunk, and the matrices of its gates in terms of them: minus_a from
 // and to scaled rows, attention from scaled ones.
 HWY_INLINE void scale_to_arrival(const ChunkBf16Scratch& scratch) {
@@ -144,7 +136,8 @@ HWY_INLINE void scale_to_arrival(const ChunkBf16Scratch& scratch) {
   const auto in_range =
       hn::And(hn::Gt(to_end, hn::Set(d, 1e-16f)), hn::Lt(to_end, hn::Set(d, 1e6f)));
   // The rows after the last one that is not in range.
-  const auto outside = static_cast<uint16_t>(~in_range.raw);
+  uint64_t outside = 0;
+  hn::StoreMaskBits(d, hn::Not(in_range), reinterpret_cast<uint8_t*>(&outside));
   const auto arrives = hn::Not(hn::FirstN(d, static_cast<size_t>(std::bit_width(outside))));
   const Vec scale = hn::IfThenElse(arrives, to_end, one);
   const Vec inverse = hn::Div(one, scale);

@@ -7,7 +7,7 @@ struct ChunkGates {
   float beta[kChunk];
   float step[kChunk];  // exp(g_i)
   // exp(G_i), G_i = g_0 + .. + g_i, as each use of a row of k or q wants it: times the row's norm
-  // factor, for the rows are raw.
+  // factor, for the rows are raw. That of a short row is above 1: finite, as finite_exp is.
   float key_decay[kChunk];    // exp(G_i) norm(k_i): S k_i at the chunk's start to that at token i
   float query_decay[kChunk];  // scale exp(G_i) norm(q_i)
   float to_end[kChunk];       // exp(G_last - G_i) norm(k_i)
@@ -16,6 +16,12 @@ struct ChunkGates {
   float minus_a[kChunk][kChunk];    // -beta_i exp(G_i - G_j) (k_i . k_j), i > j
   float attention[kChunk][kChunk];  // scale exp(G_i - G_j) (q_i . k_j), i >= j
 };
+
+// An infinity as the largest float of its sign, a NaN as it is.
+HWY_INLINE Vec finite(Vec x) {
+  const Vec most = hn::Set(F32(), std::numeric_limits<float>::max());
+  return hn::IfThenElse(hn::Gt(hn::Abs(x), most), hn::CopySign(most, x), x);
+}
 
 // e^x, at most the largest float: a decay is multiplied with zeros, of the padding and of a state
 // that starts from nothing, and infinity would make them NaN. What is not zero overflows all the
@@ -54,10 +60,11 @@ inline void compute_chunk_gates(const DeltaRuleProblem& problem, const Sequence&
     store(finite_exp(load(g + i)), gates.step + i);
     const Vec from_start = finite_exp(load(high + i));
     const Vec key_norm = load(norms + i), query_norm = load(norms + kChunk + i);
-    store(hn::Mul(from_start, key_norm), gates.key_decay + i);
-    store(hn::Mul(from_start, hn::Mul(query_norm, hn::Set(d, problem.scale))),
+    store(finite(hn::Mul(from_start, key_norm)), gates.key_decay + i);
+    store(finite(hn::Mul(from_start, hn::Mul(query_norm, hn::Set(d, problem.scale)))),
           gates.query_decay + i);
-    store(hn::Mul(finite_exp(difference(last_high, last_low, i)), key_norm), gates.to_end + i);
+    store(finite(hn::Mul(finite_exp(difference(last_high, last_low, i)), key_norm)),
+          gates.to_end + i);
   }
   gates.whole = hn::GetLane(finite_exp(last_high));
 

@@ -142,13 +142,4 @@ __device__ __forceinline__ void store_matrices_transposed(uint32_t address, uint
                : "memory");
 }
 
-// --- The two halves of wait_for_kernel_before (dependent.cuh).
-
-__device__ __forceinline__ void wait_for_memory_of_kernel_before() {
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-}
-__device__ __forceinline__ void let_next_kernel_in() {
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-}
-
 }  // namespace gdn::cuda

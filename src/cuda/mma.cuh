@@ -65,7 +65,8 @@ __device__ inline float power_of_two(float x) {
   const uint32_t exponent = __float_as_uint(x) & 0x7f800000u;
   return exponent == 0 || exponent == 0x7f800000u ? 1.0f : __uint_as_float(exponent);
 }
-// 1 over a power of two, of which 2^127 alone has no normal number.
+// 1 over x, which must be a normal power of two, 2^-126 to 2^127: of the last alone the inverse is
+// no normal number.
 __device__ inline float inverse_power(float x) {
   const uint32_t bits = 0x7f000000u - __float_as_uint(x);
   return __uint_as_float(bits == 0 ? 0x00400000u : bits);

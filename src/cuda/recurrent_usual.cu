@@ -99,7 +99,7 @@ __device__ __forceinline__ void fetch_ahead(const UsualCall& p, const BlockPlace
     slot = low;
   }
   const int lane = tile.lane;
-  if (p.cu_seqlens.data == nullptr) {
+  if (p.cu_seqlens.data == nullptr && p.row_length > 0) {
     const TokenPlaces token = p.places({n, 0, 0}, 0, place.head, place.qk_head);
     const std::byte* row = lane < 4 ? token.k : lane < 8 ? token.q : token.v;
     const DType dtype = lane < 4 ? p.k.dtype : lane < 8 ? p.q.dtype : p.v.dtype;
@@ -120,7 +120,8 @@ __device__ __forceinline__ void fetch_ahead(const UsualCall& p, const BlockPlace
 
 }  // namespace
 
-// How a kernel is cut. kFew: few blocks in all, so that what a block costs to start counts.
+// How a kernel is cut. kFew: few blocks in all, so that what a block costs to start counts. Not in
+// the anonymous namespace: nvcc warns there of members that an instance does not use.
 template <class T, bool kVK, int kPerLane, bool kFew>
 struct UsualCut {
   // 4 KB of state a warp, 8 KB where they are few.
@@ -200,20 +201,14 @@ auto with_usual_tile(DType state, const Shape& shape, const Body& body) {
 }  // namespace
 
 bool is_usual(const DeltaRuleProblem& p) {
-  const auto rows = [](const TokenTensor& x) {
-    return is_aligned(x.data, 4 * size_of(x.dtype)) && x.batch_stride % 4 == 0 &&
-           x.token_stride % 4 == 0 && x.head_stride % 4 == 0;
-  };
-  const auto slots = [](const SlotTensor& x) {
-    return x.given() && is_aligned(x.data, 16) && x.slot_stride * size_of(x.dtype) % 16 == 0;
-  };
+  const auto slots = [](const SlotTensor& x) { return x.given() && slots_aligned(x, 16); };
   const bool one_slot = p.has_initial_state == nullptr &&
                         (p.initial_state_indices.columns == 0 || !p.num_accepted.given());
   const bool narrow = NarrowTokens::fit(p) && NarrowIndex::fits(p.initial_state_indices) &&
                       NarrowIndex::fits(p.final_state_indices) &&
                       NarrowIndex::fits(p.sequences.cu_seqlens);
-  if ((p.shape.K != 64 && p.shape.K != 128) || !rows(p.q) || !rows(p.k) || !rows(p.v) ||
-      !slots(p.initial_state) || !slots(p.final_state) ||
+  if ((p.shape.K != 64 && p.shape.K != 128) || !rows_of_fours(p.q) || !rows_of_fours(p.k) ||
+      !rows_of_fours(p.v) || !slots(p.initial_state) || !slots(p.final_state) ||
       p.initial_state.dtype != p.final_state.dtype || p.stores_every_state() || !one_slot ||
       !narrow) {
     return false;

@@ -297,15 +297,11 @@ Status replace_records(const ReplayProblem& problem, const Device& device, const
 // Whether tiles and rows are whole, vectors aligned, and rows of 16-bit elements: the usual call,
 // with a kernel of half the instructions. The choice changes no bit.
 bool is_plain(const ReplayProblem& p, const BlockGrid& grid, int whole_k, int warp_columns) {
-  const auto rows = [](const TokenTensor& x) {
-    return size_of(x.dtype) == 2 && is_aligned(x.data, 8) && x.batch_stride % 4 == 0 &&
-           x.token_stride % 4 == 0 && x.head_stride % 4 == 0;
-  };
+  const auto rows = [](const TokenTensor& x) { return size_of(x.dtype) == 2 && rows_of_fours(x); };
   const bool tokens = !p.verifies() || (rows(p.q) && rows(p.k));
   return tokens && p.shape.K == whole_k && p.shape.V % (grid.warps * warp_columns) == 0 &&
-         is_aligned(p.state.data, 16) && p.state.slot_stride * size_of(p.state.dtype) % 16 == 0 &&
-         size_of(p.record_k.dtype) == 2 && is_aligned(p.record_k.data, 8) &&
-         p.record_k.slot_stride % 4 == 0;
+         slots_aligned(p.state, 16) && size_of(p.record_k.dtype) == 2 &&
+         slots_aligned(p.record_k, 8);
 }
 
 }  // namespace

@@ -20,6 +20,16 @@
 
 namespace gdn::cuda {
 
+// What kernels of plain tiles and rows ask of tensors: whether every row begins at a multiple of
+// four elements, every slot at one of some bytes.
+inline bool rows_of_fours(const TokenTensor& x) {
+  return is_aligned(x.data, 4 * size_of(x.dtype)) && x.batch_stride % 4 == 0 &&
+         x.token_stride % 4 == 0 && x.head_stride % 4 == 0;
+}
+inline bool slots_aligned(const SlotTensor& x, int64_t bytes) {
+  return is_aligned(x.data, bytes) && x.slot_stride * size_of(x.dtype) % bytes == 0;
+}
+
 constexpr int kLanesPerColumn = 8;
 constexpr int kColumnGroups = kWarp / kLanesPerColumn;
 
@@ -168,10 +178,12 @@ struct StateTile {
     constexpr int kLine = 128 / static_cast<int>(sizeof(T));
     const int first = v0 - group * kColumns;
     if constexpr (kVK) {
+      constexpr int kLines = kWarpColumns * kWholeK / kLine;
       const T* begin = head + first * kWholeK;
 #pragma unroll
-      for (int i = 0; i < kWarpColumns * kWholeK / kLine; i += kWarp)
-        fetch(begin + (i + lane) * kLine);
+      for (int i = 0; i < kLines; i += kWarp) {
+        if (kLines % kWarp == 0 || i + lane < kLines) fetch(begin + (i + lane) * kLine);
+      }
     } else {
 #pragma unroll
       for (int k = 0; k < kWholeK; k += kWarp) fetch(head + (k + lane) * V + first);

@@ -125,5 +125,32 @@ TEST(Growth, PastFloat32LeavesZerosZero) {
   }
 }
 
+// Short keys, whose norms' inverses are above 1: times the largest float an infinity. All v but the
+// last are zero, and with them what arrives at the end of a chunk.
+TEST(Growth, PastFloat32OfShortKeysLeavesZerosZero) {
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const int64_t length : {7, 16, 40}) {
+      SCOPED_TRACE("short keys, length " + std::to_string(length));
+      Case c = growth_case(dtype, 1);
+      c.lengths = {length};
+      c.l2norm = true;
+      c.states = verify::States::kFinalOnly;
+      DeltaRuleData data = verify::make_delta_rule(c);
+      for (int64_t i = 0; i < data.k.size(); ++i) data.k.set(i, data.k.get(i) / 256);
+      for (int64_t row = 0; row < data.g.size(); ++row) {
+        data.g.set(row, 16);
+        if (row / c.HV == length - 1) continue;
+        for (int64_t i = row * c.V; i < (row + 1) * c.V; ++i) data.v.set(i, 0);
+      }
+      const verify::Expected expected(data);
+      for_each_kernel([&](Context& context) {
+        if (std::string_view(context.kernel) == "amx_bf16" && dtype == DType::kBF16) return;
+        const verify::Result result = expected.run(context);
+        EXPECT_TRUE(result.ok()) << "\n" << verify::describe(result, c, context);
+      });
+    }
+  }
+}
+
 }  // namespace
 }  // namespace gdn::tests
