@@ -9,8 +9,10 @@ namespace gdn::cuda::sm90 {
 namespace {
 
 // Microseconds on an H100 (docs/kernels/chunk-sm90.md): of a chunk of a block without outputs; of a
-// block's beginning and end; of a step of the fold; of launches.
-constexpr double kChunkTimeWithout = 0.92, kBlockTime = 4, kFoldTime = 1.5, kLaunchTime = 20;
+// block's beginning and end; of a step of the fold; of launches. kBeside: how much longer a chunk
+// of a first segment takes while others are walked beside it.
+constexpr double kChunkTimeWithout = 0.92, kBlockTime = 4, kFoldTime = 1.5, kLaunchTime = 20,
+                 kBeside = 1.08;
 // With outputs, of so many blocks: with many at once, memory is the slower.
 double chunk_time(int64_t blocks) {
   return 1.13 + 0.45 * std::clamp(static_cast<double>(blocks - 64) / 50, 0.0, 1.0);
@@ -62,8 +64,9 @@ Segments fastest(int64_t sequences, int64_t chunks, const Shape& shape, int64_t 
       const Segments segments{chunks - (count - 1) * length, length};
       const int64_t others = heads * m_and_n * (count - 2), after = walks * (count - 1);
       const double time =
-          time_of_first_pass(walks, static_cast<double>(segments.first) * chunk_time(walks), others,
-                             static_cast<double>(length) * kChunkTimeWithout, multiprocessors) +
+          time_of_first_pass(
+              walks, static_cast<double>(segments.first) * kBeside * chunk_time(walks), others,
+              static_cast<double>(length) * kChunkTimeWithout, multiprocessors) +
           time_of_blocks(after, static_cast<double>(length) * chunk_time(after), multiprocessors) +
           static_cast<double>(count - 2) * kFoldTime + kLaunchTime;
       if (time < least) {
