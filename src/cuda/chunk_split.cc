@@ -8,15 +8,18 @@
 namespace gdn::cuda::sm90 {
 namespace {
 
-// Microseconds on an H100 (docs/kernels/chunk-sm90.md): of a chunk of a block without outputs; of a
-// block's beginning and end; of a step of the fold; of launches. kBeside: how much longer a chunk
-// of a first segment takes while others are walked beside it.
-constexpr double kChunkTimeWithout = 0.92, kBlockTime = 4, kFoldTime = 1.5, kLaunchTime = 20,
-                 kBeside = 1.08;
-// With outputs, of so many blocks: with many at once, memory is the slower.
-double chunk_time(int64_t blocks) {
-  return 1.13 + 0.45 * std::clamp(static_cast<double>(blocks - 64) / 50, 0.0, 1.0);
+// Microseconds on an H100, fitted to what was timed (docs/kernels/chunk-sm90.md): of a block's
+// beginning and end; of a step of the fold; of launches. kBeside: how much longer a chunk of a
+// first segment takes while others are walked beside it.
+constexpr double kBlockTime = 4, kFoldTime = 1.5, kLaunchTime = 20, kBeside = 1.08;
+// From 0 at `few` to 1 at `many`.
+double share(int64_t blocks, double few, double many) {
+  return std::clamp((static_cast<double>(blocks) - few) / (many - few), 0.0, 1.0);
 }
+// Of a chunk with outputs, of so many blocks: with many at once, memory is the slower.
+double chunk_time(int64_t blocks) { return 1.13 + 0.45 * share(blocks, 64, 114); }
+// Of a chunk without outputs, beside so many first segments.
+double chunk_time_without(int64_t walks) { return 0.92 + 0.1 * share(walks, 32, 64); }
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -66,7 +69,7 @@ Segments fastest(int64_t sequences, int64_t chunks, const Shape& shape, int64_t 
       const double time =
           time_of_first_pass(
               walks, static_cast<double>(segments.first) * kBeside * chunk_time(walks), others,
-              static_cast<double>(length) * kChunkTimeWithout, multiprocessors) +
+              static_cast<double>(length) * chunk_time_without(walks), multiprocessors) +
           time_of_blocks(after, static_cast<double>(length) * chunk_time(after), multiprocessors) +
           static_cast<double>(count - 2) * kFoldTime + kLaunchTime;
       if (time < least) {
