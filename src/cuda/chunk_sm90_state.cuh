@@ -153,8 +153,9 @@ struct StateColumns {
     }
   }
 
-  // A stage, to the loading warps of all blocks of the cluster.
+  // A stage, when the warp has read it, to the loading warps of all blocks of the cluster.
   __device__ __forceinline__ void give_back(const uint64_t& empty) const {
+    __syncwarp();
     if (lane < blocks) arrive_at(shared_address(&empty), lane);
   }
 
