@@ -675,8 +675,8 @@ TEST(CApi, TheChunkSizeIsHandedOn) {
 TEST(CApi, TheContextSplitIsHandedOn) {
   Case c;
   const auto data = make_delta_rule(c);
-  gdn_chunk_args args = to_c(data.chunk_args());
-  args.chunk_size = nullptr;
+  const ChunkArgs from = data.chunk_args();  // to_c points into it
+  gdn_chunk_args args = to_c(from);
   const auto context = sized<gdn_context>();
   char message[256];
   for (int32_t split : {GDN_CONTEXT_SPLIT_AUTO, GDN_CONTEXT_SPLIT_FIXED, GDN_CONTEXT_SPLIT_OFF}) {
