@@ -8,7 +8,7 @@
 namespace gdn::cuda {
 
 // The rules of a kernel that is launched with Launch::early:
-//   - Usually it begins with wait_for_kernel_before(), in every thread, and none of them matters.
+//   - Usually it begins with wait_for_kernel_before(), in every thread. Then it keeps the others.
 //   - Before its wait it may read what was complete when it was let in: what the kernel before had
 //     waited for by then, or what that one may read before its own wait. It may write what no
 //     kernel that may still run reads or writes. A prefetch is no read, nor is a load of which only
