@@ -30,27 +30,6 @@ using verify::DeltaRuleData;
 using verify::Operator;
 using verify::Tensor;
 
-// What a sequence got: out of its tokens, then its last state.
-std::vector<Bits> bits_of(const DeltaRuleData& data) {
-  const Case& c = data.about;
-  std::vector<Bits> all;
-  int64_t row = 0;
-  for (int64_t n = 0; n < c.sequences(); ++n) {
-    Bits bits;
-    const int64_t length = c.lengths[static_cast<size_t>(n)];
-    append(data.out, row * c.HV * c.V, length * c.HV * c.V, &bits);
-    row += length;
-    if (data.final_state.given()) {
-      const int64_t slot =
-          data.final_state_indices.given() ? data.final_state_indices.get_int(n) : n;
-      const int64_t elements = c.HV * c.V * c.K;
-      append(data.final_state, slot * elements, elements, &bits);
-    }
-    all.push_back(std::move(bits));
-  }
-  return all;
-}
-
 DeltaRuleData run_case(Context& context, const Case& c) {
   DeltaRuleData data = verify::make_delta_rule(c);
   const Status status = verify::call(context, data);

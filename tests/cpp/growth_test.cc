@@ -95,9 +95,19 @@ TEST(Growth, SmallValuesBeforeAFallInTheirChunkKeepTheirOutputs) {
   }
 }
 
+// What amx_bf16 with bfloat16 does not hold: its inverse has sums of such products in it.
+void expect_but_of_amx(const DeltaRuleData& data) {
+  const verify::Expected expected(data);
+  for_each_kernel([&](Context& context) {
+    const bool amx = std::string_view(context.kernel) == "amx_bf16";
+    if (amx && data.about.dtype == DType::kBF16) return;
+    const verify::Result result = expected.run(context);
+    EXPECT_TRUE(result.ok()) << "\n" << verify::describe(result, data.about, context);
+  });
+}
+
 // Decays past float32's exponent, which are the largest float then: times nothing they are nothing,
-// for a beta of any sign. What is not nothing is the last token of each sequence. Not held by
-// amx_bf16 with bfloat16: its inverse has sums of such products in it.
+// for a beta of any sign. What is not nothing is the last token of each sequence.
 TEST(Growth, PastFloat32LeavesZerosZero) {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     for (const double sign : {1.0, -1.0}) {
@@ -114,12 +124,7 @@ TEST(Growth, PastFloat32LeavesZerosZero) {
           if (token == 15 || token == 35) continue;
           for (int64_t i = row * c.V; i < (row + 1) * c.V; ++i) data.v.set(i, 0);
         }
-        const verify::Expected expected(data);
-        for_each_kernel([&](Context& context) {
-          if (std::string_view(context.kernel) == "amx_bf16" && dtype == DType::kBF16) return;
-          const verify::Result result = expected.run(context);
-          EXPECT_TRUE(result.ok()) << "\n" << verify::describe(result, c, context);
-        });
+        expect_but_of_amx(data);
       }
     }
   }
@@ -142,12 +147,7 @@ TEST(Growth, PastFloat32OfShortKeysLeavesZerosZero) {
         if (row / c.HV == length - 1) continue;
         for (int64_t i = row * c.V; i < (row + 1) * c.V; ++i) data.v.set(i, 0);
       }
-      const verify::Expected expected(data);
-      for_each_kernel([&](Context& context) {
-        if (std::string_view(context.kernel) == "amx_bf16" && dtype == DType::kBF16) return;
-        const verify::Result result = expected.run(context);
-        EXPECT_TRUE(result.ok()) << "\n" << verify::describe(result, c, context);
-      });
+      expect_but_of_amx(data);
     }
   }
 }
