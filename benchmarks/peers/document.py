@@ -1,18 +1,23 @@
-"""The part of docs/performance.md that a run writes, and its chart beside it."""
+"""The parts of docs/performance.md that runs write, and the chart beside it."""
 
 from . import chart, report
 
 PAGE, CHART = "performance.md", "peers_cpu.svg"
-BEGIN = "<!-- Written by benchmarks/peers_cpu.py --docs -->"
-END = "<!-- End of what benchmarks/peers_cpu.py --docs wrote -->"
+
+
+def put(folder, script, text):
+    """Puts text where that script of benchmarks/ had put its own before."""
+    page = folder / PAGE
+    begin = f"<!-- Written by benchmarks/{script} --docs -->"
+    end = f"<!-- End of what benchmarks/{script} --docs wrote -->"
+    before, found_begin, rest = page.read_text().partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found_begin or not found_end:
+        raise ValueError(f"{page} lacks the lines {begin} and {end}")
+    page.write_text(f"{before}{begin}\n{text}\n{end}{after}")
 
 
 def write(folder, found):
-    page = folder / PAGE
-    before, begin, rest = page.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{page} lacks the lines {BEGIN} and {END}")
-    image = f"![Times of libgdn and its peers]({CHART})"
-    page.write_text(f"{before}{BEGIN}\n{image}\n\n{report.markdown(found)}\n{END}{after}")
+    """Those of peers_cpu.py."""
+    put(folder, "peers_cpu.py", f"![Times of libgdn and its peers]({CHART})\n\n{report.markdown(found)}")
     (folder / CHART).write_text(chart.svg(found, max(found["threads"])))
