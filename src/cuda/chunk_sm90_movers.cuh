@@ -253,9 +253,9 @@ __device__ void load_records(Shared<K>& m, const Records& records, const Part& p
   using S = Shared<K>;
   const bool outputs = block.walk == Walk::kOutputs;
   const int64_t number = block.number + block.begin;
-  LaneCopy copy = copy_of_lane<K>(
-      records, records.head(workspace, part, number, block.value_head),
-      records.template keys<K>(workspace, part, number, block.qk_head), outputs);
+  LaneCopy copy =
+      copy_of_lane<K>(records, records.head(workspace, part, number, block.value_head),
+                      records.template keys<K>(workspace, part, number, block.qk_head), outputs);
   const Cluster cluster;
   if (!cluster.loads(static_cast<int>(threadIdx.x) % kWarp)) copy.kind = Kind::kNone;
   if (outputs) wait_for_kernel_before();
@@ -305,7 +305,8 @@ __device__ void store_outputs(Shared<K>& m, const DeltaRuleProblem& p, const Tok
     wait_barrier(shared_address(&m.out_full[at.stage]), at.phase);
     if (maps.given && block.valid_tokens(c) == kChunk) {
       if (!leads()) continue;
-      // Here, and not in the warps that wrote it: those would wait for all that they have in flight.
+      // Here, and not in the warps that wrote it: those would wait for all that they have in
+      // flight.
       fence_async_proxy();
       store_tile(maps.out, block.position(c, block.value_head, block.v0), shared_address(tile));
       commit_bulk();

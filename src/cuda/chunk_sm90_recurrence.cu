@@ -29,7 +29,7 @@ __device__ void init_barriers(Shared<K>& m) {
   for (uint64_t& barrier : m.tokens_full) init(barrier, 2);  // of both who load, and the bytes
   for (uint64_t& barrier : m.inverse_full) init(barrier, 1);
   for (uint64_t& barrier : m.products_full) init(barrier, 1);
-  const int waiters = kStateWarps * cluster_size();
+  const int waiters = kStateWarps * kArrivals * cluster_size();
   for (uint64_t& barrier : m.tokens_empty) init(barrier, waiters);
   for (uint64_t& barrier : m.inverse_empty) init(barrier, waiters);
   for (uint64_t& barrier : m.products_empty) init(barrier, waiters);
@@ -107,8 +107,8 @@ __device__ Job job_of(const DeltaRuleProblem& p, const Layout& layout, const Par
 
 // The warpgroup that has the state, from where the state is to where it goes.
 template <class T, int K, bool kOutputs>
-__device__ __forceinline__ void walk_state(Shared<K>& m, const DeltaRuleProblem& p, const Flag& flag,
-                                           const Layout& layout, const Part& part,
+__device__ __forceinline__ void walk_state(Shared<K>& m, const DeltaRuleProblem& p,
+                                           const Flag& flag, const Layout& layout, const Part& part,
                                            std::byte* workspace, const Job& job, const Range& range,
                                            const Block& block, const InitialState& initial,
                                            bool last) {
@@ -125,9 +125,8 @@ __device__ __forceinline__ void walk_state(Shared<K>& m, const DeltaRuleProblem&
     state.begin_without_outputs(transition, v0);
     state.template walk<false>(static_cast<int>(block.end - block.begin));
     if (transition) state.end_transition();
-    state.store(within(transition
-                           ? layout.boundaries.transition(workspace, job.boundary, job.head)
-                           : layout.boundaries.state(workspace, job.boundary, job.head)),
+    state.store(within(transition ? layout.boundaries.transition(workspace, job.boundary, job.head)
+                                  : layout.boundaries.state(workspace, job.boundary, job.head)),
                 shape.V);
     return;
   }
@@ -143,17 +142,15 @@ __device__ __forceinline__ void walk_state(Shared<K>& m, const DeltaRuleProblem&
     from = of_call(const_cast<std::byte*>(initial.data), p.initial_state.dtype);
   } else {
     wait_for_memory_of_kernel_before();
-    from = within(job.segment > 0
-                      ? layout.boundaries.state(workspace, job.boundary, job.head)
-                      : records.carried_state(workspace, part.index - 1, job.head));
+    from = within(job.segment > 0 ? layout.boundaries.state(workspace, job.boundary, job.head)
+                                  : records.carried_state(workspace, part.index - 1, job.head));
   }
   state.load(from, shape.V);
   // That the state goes to after a first segment, if it is not the last; of the others the fold has
   // it.
-  const int boundary =
-      !last && job.segment == 0
-          ? static_cast<int>(layout.segments.first_boundary(range.in_part(part)))
-          : -1;
+  const int boundary = !last && job.segment == 0
+                           ? static_cast<int>(layout.segments.first_boundary(range.in_part(part)))
+                           : -1;
   // Chunks in 32 bits: registers are short while it walks.
   const int every = static_cast<int>(p.checkpoint_every / kChunk);
   const int whole = static_cast<int>(range.s.length / kChunk), end = static_cast<int>(block.end);
@@ -203,16 +200,16 @@ __device__ __forceinline__ void walk_block(Shared<K>& m, const DeltaRuleProblem&
     return;
   }
   const bool last = job.segment + 1 == layout.segments.count(range.chunks());
-  const Block block{job.walk,
-                    range.s,
-                    static_cast<int>(static_cast<uint32_t>(job.head) /
-                                     (static_cast<uint32_t>(shape.value_heads) /
-                                      static_cast<uint32_t>(shape.heads))),
-                    job.head,
-                    job.v0,
-                    range.number,
-                    range.begin + layout.segments.begin(job.segment),
-                    last ? range.end : range.begin + layout.segments.begin(job.segment + 1)};
+  const Block block{
+      job.walk,
+      range.s,
+      static_cast<int>(static_cast<uint32_t>(job.head) / (static_cast<uint32_t>(shape.value_heads) /
+                                                          static_cast<uint32_t>(shape.heads))),
+      job.head,
+      job.v0,
+      range.number,
+      range.begin + layout.segments.begin(job.segment),
+      last ? range.end : range.begin + layout.segments.begin(job.segment + 1)};
   if (threadIdx.x == 0) init_barriers(m);
   zero_above(m);
   if constexpr (!kOutputs) {
@@ -234,11 +231,12 @@ __device__ __forceinline__ void walk_block(Shared<K>& m, const DeltaRuleProblem&
   }
 }
 
-// Walks with outputs begin while the kernel before, which leaves records or states, still runs: then
-// they set up, and load tokens and states that the call began with, which no kernel of the call has
-// written. Who loads records waits, and so do all warps, for these, and who writes zeros or loads
-// other states. Walks without outputs run beside those of the first segments: they do not wait for
-// the kernel before, but end after it, so that the end of a kernel is the end of all before it.
+// Walks with outputs begin while the kernel before, which leaves records or states, still runs:
+// then they set up, and load tokens and states that the call began with, which no kernel of the
+// call has written. Who loads records waits, and so do all warps, for these, and who writes zeros
+// or loads other states. Walks without outputs run beside those of the first segments: they do not
+// wait for the kernel before, but end after it, so that the end of a kernel is the end of all
+// before it.
 template <class T, int K, bool kOutputs>
 __global__ void __launch_bounds__(kThreads, 1)
     walk_kernel(const __grid_constant__ DeltaRuleProblem p, const __grid_constant__ TokenMaps maps,
@@ -246,8 +244,8 @@ __global__ void __launch_bounds__(kThreads, 1)
                 const Pass pass, std::byte* workspace) {
   extern __shared__ __align__(1024) std::byte memory[];
   if constexpr (!kOutputs) let_next_kernel_in();
-  walk_block<T, K, kOutputs>(*reinterpret_cast<Shared<K>*>(memory), p, maps, flag,
-                                      layout, part, pass, workspace);
+  walk_block<T, K, kOutputs>(*reinterpret_cast<Shared<K>*>(memory), p, maps, flag, layout, part,
+                             pass, workspace);
   if (!kOutputs && blockIdx.x == 0 && threadIdx.x == 0) wait_for_memory_of_kernel_before();
 }
 

@@ -14,6 +14,13 @@ namespace gdn::cuda::sm90 {
 constexpr int kColumns = 64;  // V columns of a block: the rows of a warpgroup's products
 constexpr int kGroup = 128;   // threads of the warpgroup that has the state
 constexpr int kStateWarps = kGroup / kWarp;
+// Lanes of a warp that tell when it is done with a stage. One, behind a __syncwarp, of which
+// compute-sanitizer's racecheck does not see that it orders what the others read: all, for that.
+#if defined(GDN_RACECHECK)
+constexpr int kArrivals = kWarp;
+#else
+constexpr int kArrivals = 1;
+#endif
 constexpr int kTileBytes = kChunk * 64 * 2;
 
 // T or P: the panels of chunk_sm90_record.h, each with all its rows, those above the diagonal zero.

@@ -71,24 +71,24 @@ struct StateColumns {
   uint32_t least = kLeast;
   int warp = static_cast<int>(threadIdx.x) / kWarp;
   int lane = static_cast<int>(threadIdx.x) % kWarp;
-  // Of ldmatrix and stmatrix, transposed: the byte of the lane's row in the first 16 tokens of a tile
-  // of v or out. The next 16 are kTokensApart further.
-  uint32_t lane_row = static_cast<uint32_t>(
-      swizzled(lane / 16 * 8 + lane % 8, warp * 16 + lane / 8 % 2 * 8));
+  // Of ldmatrix and stmatrix, transposed: the byte of the lane's row in the first 16 tokens of a
+  // tile of v or out. The next 16 are kTokensApart further.
+  uint32_t lane_row =
+      static_cast<uint32_t>(swizzled(lane / 16 * 8 + lane % 8, warp * 16 + lane / 8 % 2 * 8));
   static constexpr uint32_t kTokensApart = 16 * 128;
   // Element 4 tile + 2 r + e: row lane / 4 + 8 r, column 8 tile + 2 (lane % 4) + e.
   float S[K / 2];
   // Of the chunk in work.
   uint32_t packed_S[K / 4];
-  float packed_unit[2] = {1, 1};  // S was over it when it was packed; 1 in bfloat16
-  float unit = 1;                 // of X and V_new
-  float state_unit = 1;           // of S from its decay to its update
-  float x[kChunk / 2];            // S K^T, then V_new
-  float out[kChunk / 2];          // S Q^T, then O
-  float out_unit = 1;             // what O is to be times
-  uint32_t a[kChunk / 4];         // X, then V_new, packed
-  uint32_t decayed[kChunk / 4];   // d o V_new, packed
-  uint32_t next_v[kChunk / 4];    // of the next chunk: V^T, packed
+  float packed_unit[2] = {1, 1};      // S was over it when it was packed; 1 in bfloat16
+  float unit = 1;                     // of X and V_new
+  float state_unit = 1;               // of S from its decay to its update
+  float x[kChunk / 2];                // S K^T, then V_new
+  float out[kChunk / 2];              // S Q^T, then O
+  float out_unit = 1;                 // what O is to be times
+  uint32_t a[kChunk / 4];             // X, then V_new, packed
+  uint32_t decayed[kChunk / 4];       // d o V_new, packed
+  uint32_t next_v[kChunk / 4];        // of the next chunk: V^T, packed
   float2 next_residual[kTokenTiles];  // and a
   TokenCursor tokens_at;
   RecordCursor record_at;
@@ -169,8 +169,10 @@ struct StateColumns {
   // A stage, when the warp has read it, to the loading warps of all blocks of the cluster.
   __device__ __forceinline__ void give_back(const uint64_t& empty) const {
     __syncwarp();
-    if (lane == 0) arrive(shared_address(&empty));
-    if (lane == 1 && cluster_size() > 1) arrive_at(shared_address(&empty), cluster_rank() ^ 1);
+    if (lane < kArrivals) arrive(shared_address(&empty));
+    if (lane >= kWarp - kArrivals && cluster_size() > 1) {
+      arrive_at(shared_address(&empty), cluster_rank() ^ 1);
+    }
   }
 
   // ---- Products
@@ -255,8 +257,7 @@ struct StateColumns {
 #pragma unroll
     for (uint32_t pair = 0; pair < kTokenTiles / 2; ++pair) {
       uint32_t four[4];
-      load_matrices_transposed(
-          shared_address(tokens.v) + lane_row + pair * kTokensApart, four);
+      load_matrices_transposed(shared_address(tokens.v) + lane_row + pair * kTokensApart, four);
 #pragma unroll
       for (int i = 0; i < 4; ++i) v[4 * pair + i] = four[i];
     }
@@ -343,21 +344,22 @@ struct StateColumns {
     wait_barrier(shared_address(&m.inverse_full[record_at.stage]), record_at.phase);
     wait_wgmma<kOutputs ? 1 : 0>();
     pin(x);
-    for_each_residual(
-        next_v, next_residual, [&](float2 residual, int at) { a[at] = pack_halves(residual.x, residual.y); });
+    for_each_residual(next_v, next_residual, [&](float2 residual, int at) {
+      a[at] = pack_halves(residual.x, residual.y);
+    });
     multiply_T(matrices);
     uint32_t largest[4] = {a[0], a[1], a[2], a[3]};
 #pragma unroll
     for (int i = 4; i < kChunk / 4; ++i) largest[i % 4] = larger_halves(largest[i % 4], a[i]);
-    largest[0] = larger_halves(larger_halves(largest[0], largest[1]),
-                               larger_halves(largest[2], largest[3]));
+    largest[0] =
+        larger_halves(larger_halves(largest[0], largest[1]), larger_halves(largest[2], largest[3]));
     largest[0] = max(largest[0] & 0x7fffu, largest[0] >> 16 & 0x7fffu);
     const bool large = __any_sync(kAllLanes, largest[0] > kMost);
     const bool enough = __any_sync(kAllLanes, largest[0] >= (kOutputs ? kLeast : least));
     if constexpr (kOutputs) multiply_queries(tokens, kEarlySteps, kSteps);
 
-    // The decay of S fills the time in which the other warps' answers come; loaded after the request
-    // for them, lest the compiler puts it before.
+    // The decay of S fills the time in which the other warps' answers come; loaded after the
+    // request for them, lest the compiler puts it before.
     const uint32_t held = exchange_held(large, enough, record_at.stage);
     const float decay = vectors.decay, T_power = vectors.T_power;
 #pragma unroll
@@ -461,14 +463,14 @@ struct StateColumns {
     pin(packed);
   }
 
-  // The output of a chunk to shared memory, for the warp that stores it, once that is done with what
-  // was there.
+  // The output of a chunk to shared memory, for the warp that stores it, once that is done with
+  // what was there.
   __device__ void put_out(const uint32_t (&packed)[kChunk / 4]) {
 #pragma unroll
     for (uint32_t pair = 0; pair < kTokenTiles / 2; ++pair) {
       store_matrices_transposed(
-          shared_address(m.out[out_at.stage]) + lane_row + pair * kTokensApart,
-          packed[4 * pair], packed[4 * pair + 1], packed[4 * pair + 2], packed[4 * pair + 3]);
+          shared_address(m.out[out_at.stage]) + lane_row + pair * kTokensApart, packed[4 * pair],
+          packed[4 * pair + 1], packed[4 * pair + 2], packed[4 * pair + 3]);
     }
     __syncwarp();
     if (lane == 0) arrive(shared_address(&m.out_full[out_at.stage]));
