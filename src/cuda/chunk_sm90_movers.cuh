@@ -135,6 +135,7 @@ struct Pieces {
 };
 
 __device__ inline bool leads() { return threadIdx.x % kWarp == 0; }
+__device__ inline bool arrives() { return threadIdx.x % kWarp < kArrivals; }
 
 // No block ends while the other of its cluster may still tell it that a stage is empty.
 template <int kStages>
@@ -160,7 +161,10 @@ __device__ void load_tokens(Shared<K>& m, const DeltaRuleProblem& p, const Token
     // Not before the chunk that was here is done with; of a new barrier the phase before has ended.
     wait_barrier(shared_address(&m.tokens_empty[at.stage]), at.phase ^ 1);
     if (maps.given && block.valid_tokens(c) == kChunk) {
-      if (!leads()) continue;
+      if (!leads()) {
+        if (arrives()) arrive(full);
+        continue;
+      }
       arrive_expecting(full, tiles * kTileBytes);
       const auto load_shared = [&](const CUtensorMap& map, const std::byte* tiles, int first) {
 #pragma unroll
@@ -190,7 +194,7 @@ __device__ void load_tokens(Shared<K>& m, const DeltaRuleProblem& p, const Token
     wait_for_copies<0>();
     fence_async_proxy();
     __syncwarp();
-    if (leads()) arrive(full);
+    if (arrives()) arrive(full);
   }
   wait_for_last(m.tokens_empty, at);
 }
@@ -303,20 +307,18 @@ __device__ void store_outputs(Shared<K>& m, const DeltaRuleProblem& p, const Tok
   for (int64_t c = block.begin; c < block.end; ++c, at.advance()) {
     const std::byte* tile = m.out[at.stage];
     wait_barrier(shared_address(&m.out_full[at.stage]), at.phase);
-    if (maps.given && block.valid_tokens(c) == kChunk) {
-      if (!leads()) continue;
-      // Here, and not in the warps that wrote it: those would wait for all that they have in
-      // flight.
+    if (!maps.given || block.valid_tokens(c) < kChunk) {
+      Pieces<T, kColumns>(p.out, block, c, block.value_head, block.v0).store(tile);
+    } else if (leads()) {
+      // The fence here, and not in the warps that wrote it: those would wait for all that they have
+      // in flight.
       fence_async_proxy();
       store_tile(maps.out, block.position(c, block.value_head, block.v0), shared_address(tile));
       commit_bulk();
       wait_bulk_read<0>();
-    } else {
-      Pieces<T, kColumns>(p.out, block, c, block.value_head, block.v0).store(tile);
-      __syncwarp();
-      if (!leads()) continue;
     }
-    arrive(shared_address(&m.out_empty[at.stage]));
+    __syncwarp();
+    if (arrives()) arrive(shared_address(&m.out_empty[at.stage]));
   }
   if (leads()) wait_bulk<0>();
 }

@@ -26,15 +26,16 @@ __device__ void init_barriers(Shared<K>& m) {
   const auto init = [](uint64_t& barrier, int arrivals) {
     init_barrier(shared_address(&barrier), arrivals);
   };
-  for (uint64_t& barrier : m.tokens_full) init(barrier, 2);  // of both who load, and the bytes
+  // Of both warps that load, and the bytes.
+  for (uint64_t& barrier : m.tokens_full) init(barrier, kArrivals + 1);
   for (uint64_t& barrier : m.inverse_full) init(barrier, 1);
   for (uint64_t& barrier : m.products_full) init(barrier, 1);
   const int waiters = kStateWarps * kArrivals * cluster_size();
   for (uint64_t& barrier : m.tokens_empty) init(barrier, waiters);
   for (uint64_t& barrier : m.inverse_empty) init(barrier, waiters);
   for (uint64_t& barrier : m.products_empty) init(barrier, waiters);
-  for (uint64_t& barrier : m.out_full) init(barrier, kStateWarps);
-  for (uint64_t& barrier : m.out_empty) init(barrier, 1);
+  for (uint64_t& barrier : m.out_full) init(barrier, kStateWarps * kArrivals);
+  for (uint64_t& barrier : m.out_empty) init(barrier, kArrivals);
   fence_barrier_init();
 }
 
@@ -274,7 +275,7 @@ Status walk(const DeltaRuleProblem& problem, const TokenMaps& maps, const Layout
                          shape.value_heads * blocks_of_state(shape, pass);
   // The blocks of a value head's columns, or of its transition's rows.
   const bool pairs = shape.V == 2 * kColumns && (pass != Pass::kBefore || shape.K == shape.V);
-  const int cluster = pairs ? 2 : 1;
+  const int cluster = pairs && !kForRacecheck ? 2 : 1;
   const auto run = [&](auto element, auto k, auto outputs) {
     constexpr int K = decltype(k)::value;
     return launch(&walk_kernel<decltype(element), K, decltype(outputs)::value>,

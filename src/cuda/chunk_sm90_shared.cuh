@@ -14,13 +14,15 @@ namespace gdn::cuda::sm90 {
 constexpr int kColumns = 64;  // V columns of a block: the rows of a warpgroup's products
 constexpr int kGroup = 128;   // threads of the warpgroup that has the state
 constexpr int kStateWarps = kGroup / kWarp;
-// Lanes of a warp that tell when it is done with a stage. One, behind a __syncwarp, of which
-// compute-sanitizer's racecheck does not see that it orders what the others read: all, for that.
+// compute-sanitizer's racecheck does not see that a __syncwarp orders what a warp's lanes read
+// or wrote before one of them arrives at a barrier, nor which barrier tells of what another block's
+// multicast wrote. For it every lane arrives, and blocks are no clusters.
 #if defined(GDN_RACECHECK)
-constexpr int kArrivals = kWarp;
+constexpr bool kForRacecheck = true;
 #else
-constexpr int kArrivals = 1;
+constexpr bool kForRacecheck = false;
 #endif
+constexpr int kArrivals = kForRacecheck ? kWarp : 1;  // of the lanes of a warp
 constexpr int kTileBytes = kChunk * 64 * 2;
 
 // T or P: the panels of chunk_sm90_record.h, each with all its rows, those above the diagonal zero.

@@ -473,7 +473,7 @@ struct StateColumns {
           packed[4 * pair + 1], packed[4 * pair + 2], packed[4 * pair + 3]);
     }
     __syncwarp();
-    if (lane == 0) arrive(shared_address(&m.out_full[out_at.stage]));
+    if (lane < kArrivals) arrive(shared_address(&m.out_full[out_at.stage]));
     out_at.advance();
   }
 
