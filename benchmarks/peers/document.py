@@ -1,18 +1,18 @@
-"""The part of docs/performance.md that a run writes, and its chart beside it."""
+"""The part of docs/performance.md that a run on a machine of some name writes, and its chart beside it."""
 
 from . import chart, report
 
-PAGE, CHART = "performance.md", "peers_cpu.svg"
-BEGIN = "<!-- Written by benchmarks/peers_cpu.py --docs -->"
-END = "<!-- End of what benchmarks/peers_cpu.py --docs wrote -->"
+PAGE = "performance.md"
 
 
-def write(folder, found):
-    page = folder / PAGE
-    before, begin, rest = page.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
+def write(folder, machine, found):
+    begin_line = f"<!-- Written by benchmarks/peers_cpu.py --docs {machine} -->"
+    end_line = f"<!-- End of what benchmarks/peers_cpu.py --docs {machine} wrote -->"
+    page, picture = folder / PAGE, f"peers_cpu_{machine}.svg"
+    before, begin, rest = page.read_text().partition(begin_line)
+    _, end, after = rest.partition(end_line)
     if not begin or not end:
-        raise ValueError(f"{page} lacks the lines {BEGIN} and {END}")
-    image = f"![Times of libgdn and its peers]({CHART})"
-    page.write_text(f"{before}{BEGIN}\n{image}\n\n{report.markdown(found)}\n{END}{after}")
-    (folder / CHART).write_text(chart.svg(found, max(found["threads"])))
+        raise ValueError(f"{page} lacks the lines {begin_line} and {end_line}")
+    image = f"![Times of libgdn and its peers]({picture})"
+    page.write_text(f"{before}{begin_line}\n{image}\n\n{report.markdown(found)}\n{end_line}{after}")
+    (folder / picture).write_text(chart.svg(found, max(found["threads"])))

@@ -39,8 +39,8 @@ struct AmxOperands {
   AmxVectors* vectors;
 };
 
-// What is past the largest bfloat16 as that, of its sign; a NaN as it is (of the arguments of Min and
-// Max the second passes NaN). A factor that is finite in both its parts leaves zeros zero.
+// What is past the largest bfloat16 as that, of its sign; a NaN as it is (of the arguments of Min
+// and Max the second passes NaN). A factor that is finite in both its parts leaves zeros zero.
 HWY_INLINE Vec finite_bf16(Vec x) {
   const F32 d;
   const Vec most = hn::BitCast(d, hn::Set(hn::RebindToUnsigned<F32>(), 0x7f7f0000u));
