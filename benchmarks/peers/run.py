@@ -34,14 +34,14 @@ def say(text):
     print(text, file=sys.stderr, flush=True)
 
 
-def load(keys):
+def load(keys, modules=PEERS):
     """The peers, and {key: why it cannot run here}."""
     peers, missing = [], {}
     for key in keys:
-        module, _, several = PEERS[key].partition(":")
+        module, _, several = modules[key].partition(":")
         try:
             module = importlib.import_module(f"{__package__}.{module}")
-        except (ImportError, OSError, AttributeError, KeyError) as error:
+        except (ImportError, OSError, AttributeError, KeyError, RuntimeError) as error:
             missing[key] = f"{type(error).__name__}: {error}"
             say(f"{key} is left out: {missing[key]}")
             continue

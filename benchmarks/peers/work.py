@@ -170,7 +170,7 @@ def recurrence(q, k, v, g, beta, state):
 def chunked(q, k, v, g, beta, state, C=64):
     """The same by chunks, for long sequences. reference() checks it against recurrence()."""
     out = []
-    lower = torch.ones(C, C, dtype=torch.bool).tril()
+    lower = torch.ones(C, C, dtype=torch.bool, device=q.device).tril()
     for start in range(0, q.shape[0], C):
         qc, kc, vc = (x[start : start + C].transpose(0, 1) for x in (q, k, v))
         n = qc.shape[1]

@@ -38,8 +38,8 @@ constexpr int64_t kRowBlock = 8;
 
 // While the dot products run, update_part's prefetches to the first level do not. Where that leaves
 // memory idle (Xeons, whose first level waits for sixteen lines at most, and whose memory answers
-// late), the dot products ask the second level for what those will want. Not elsewhere: on Zen 5 the
-// prototypes lost a fifth of their speed by prefetches (to the first level) there.
+// late), the dot products ask the second level for what those will want. Not elsewhere: on Zen 5
+// the prototypes lost a fifth of their speed by prefetches (to the first level) there.
 #if defined(GDN_ISA_STATE_TO_L2)
 constexpr int64_t kStateToL2 = GDN_ISA_STATE_TO_L2;
 #else

@@ -6,6 +6,7 @@
 
 #include "cuda/chunk_sm90_shared.cuh"
 #include "cuda/chunk_sm90_stages.h"
+#include "cuda/dependent.cuh"
 #include "cuda/element.cuh"
 #include "cuda/hopper.cuh"
 #include "cuda/mma.cuh"
@@ -134,6 +135,7 @@ struct Pieces {
 };
 
 __device__ inline bool leads() { return threadIdx.x % kWarp == 0; }
+__device__ inline bool arrives() { return threadIdx.x % kWarp < kArrivals; }
 
 // No block ends while the other of its cluster may still tell it that a stage is empty.
 template <int kStages>
@@ -159,7 +161,10 @@ __device__ void load_tokens(Shared<K>& m, const DeltaRuleProblem& p, const Token
     // Not before the chunk that was here is done with; of a new barrier the phase before has ended.
     wait_barrier(shared_address(&m.tokens_empty[at.stage]), at.phase ^ 1);
     if (maps.given && block.valid_tokens(c) == kChunk) {
-      if (!leads()) continue;
+      if (!leads()) {
+        if (arrives()) arrive(full);
+        continue;
+      }
       arrive_expecting(full, tiles * kTileBytes);
       const auto load_shared = [&](const CUtensorMap& map, const std::byte* tiles, int first) {
 #pragma unroll
@@ -189,14 +194,15 @@ __device__ void load_tokens(Shared<K>& m, const DeltaRuleProblem& p, const Token
     wait_for_copies<0>();
     fence_async_proxy();
     __syncwarp();
-    if (leads()) arrive(full);
+    if (arrives()) arrive(full);
   }
   wait_for_last(m.tokens_empty, at);
 }
 
-// What a lane copies of every chunk: lanes 0 to 11 a panel of T or P (which outputs alone want),
-// three others the vectors and each half of the keys.
+// What a lane copies of every chunk's record: lanes 0 to 3 a panel of P, which outputs alone want,
+// 4 to 11 one of T, lane 12 the vectors, the next two a half of the keys each.
 struct LaneCopy {
+  enum class Kind { kNone, kVectors, kInverse, kProducts } kind = Kind::kNone;
   uint32_t to = 0;  // from the stage's beginning
   const std::byte* from = nullptr;
   int64_t stride = 0;  // to the next chunk's
@@ -205,27 +211,38 @@ struct LaneCopy {
 template <int K>
 __device__ LaneCopy copy_of_lane(const Records& records, const HeadRecord* head,
                                  const KeyRecord<K>* keys, bool outputs) {
-  constexpr int kPanels = 3 * Panels::kCount;
+  using Kind = LaneCopy::Kind;
+  constexpr int kPanels = Panels::kCount;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   LaneCopy copy;
   copy.stride = records.value_heads * static_cast<int64_t>(sizeof(HeadRecord));
-  if (lane < kPanels) {
-    const int matrix = lane / Panels::kCount, panel = lane % Panels::kCount;
-    const int above = panel * HeadRecord::kTileBytes;
-    copy.to = offsetof(Prepared<K>, T_high) + matrix * sizeof(Panels) +
-              panel * Panels::kPanelBytes + above;
-    copy.from =
-        head->T_high + matrix * HeadRecord::kMatrixBytes + HeadRecord::tile_offset(panel, panel);
-    const bool wanted = outputs || lane < 2 * Panels::kCount;
-    copy.bytes = wanted ? Panels::kPanelBytes - above : 0;
-  } else if (lane == kPanels) {
-    copy.to = offsetof(Prepared<K>, vectors);
+  if (lane < 3 * kPanels) {
+    const int panel = lane % kPanels, above = panel * HeadRecord::kTileBytes;
+    const int in_stage = panel * Panels::kPanelBytes + above;
+    const int in_matrix = HeadRecord::tile_offset(panel, panel);
+    copy.bytes = Panels::kPanelBytes - above;
+    if (lane < kPanels) {
+      if (!outputs) return copy;
+      copy.kind = Kind::kProducts;
+      copy.to = offsetof(Products<K>, P) + in_stage;
+      copy.from = head->P + in_matrix;
+    } else {
+      const int low = lane / kPanels - 1;
+      copy.kind = Kind::kInverse;
+      copy.to = low * sizeof(Panels) + in_stage;
+      copy.from = head->T_high + low * HeadRecord::kMatrixBytes + in_matrix;
+    }
+  } else if (lane == 3 * kPanels) {
+    using Stage = Tokens<K>;
+    copy.kind = Kind::kVectors;
+    copy.to = offsetof(Stage, vectors);
     copy.from = reinterpret_cast<const std::byte*>(&head->vectors);
     copy.bytes = sizeof(RecordVectors);
-  } else if (lane <= kPanels + 2) {
+  } else if (lane <= 3 * kPanels + 2) {
     constexpr int kHalf = sizeof(KeyRecord<K>) / 2;
-    const int at = (lane - kPanels - 1) * kHalf;
-    copy.to = offsetof(Prepared<K>, keys) + at;
+    const int at = (lane - 3 * kPanels - 1) * kHalf;
+    copy.kind = Kind::kProducts;
+    copy.to = offsetof(Products<K>, keys) + at;
     copy.from = keys->k + at;
     copy.stride = records.heads * static_cast<int64_t>(sizeof(KeyRecord<K>));
     copy.bytes = kHalf;
@@ -234,33 +251,51 @@ __device__ LaneCopy copy_of_lane(const Records& records, const HeadRecord* head,
 }
 
 template <int K>
-__device__ void load_prepared(Shared<K>& m, const Records& records, const Part& part,
-                              std::byte* workspace, const Block& block) {
+__device__ void load_records(Shared<K>& m, const Records& records, const Part& part,
+                             std::byte* workspace, const Block& block) {
+  using Kind = LaneCopy::Kind;
+  using S = Shared<K>;
   const bool outputs = block.walk == Walk::kOutputs;
-  const int bytes = static_cast<int>(sizeof(KeyRecord<K>) + sizeof(RecordVectors)) +
-                    (outputs ? 3 : 2) * HeadRecord::kMatrixBytes;
-  Cursor<Shared<K>::kPreparedStages> at;
   const int64_t number = block.number + block.begin;
   LaneCopy copy =
-      copy_of_lane(records, records.head(workspace, part, number, block.value_head),
-                   records.template keys<K>(workspace, part, number, block.qk_head), outputs);
+      copy_of_lane<K>(records, records.head(workspace, part, number, block.value_head),
+                      records.template keys<K>(workspace, part, number, block.qk_head), outputs);
   const Cluster cluster;
-  if (!cluster.loads(static_cast<int>(threadIdx.x) % kWarp)) copy.bytes = 0;
-#pragma unroll 1
-  for (int64_t c = block.begin; c < block.end; ++c, at.advance()) {
-    const uint32_t full = shared_address(&m.prepared_full[at.stage]);
-    wait_barrier(shared_address(&m.prepared_empty[at.stage]), at.phase ^ 1);
+  if (!cluster.loads(static_cast<int>(threadIdx.x) % kWarp)) copy.kind = Kind::kNone;
+  if (outputs) wait_for_kernel_before();
+  // The lanes of a kind, when the stage is empty.
+  const auto load = [&](Kind kind, const void* stage, int bytes, uint64_t& full_barrier,
+                        const uint64_t& empty, uint32_t phase) {
+    const uint32_t full = shared_address(&full_barrier);
+    wait_barrier(shared_address(&empty), phase ^ 1);
     if (leads()) arrive_expecting(full, bytes);
     __syncwarp();
-    const uint32_t to = shared_address(&m.prepared[at.stage]) + copy.to;
-    if (copy.bytes > 0 && cluster.alone()) {
+    if (copy.kind != kind) return;
+    const uint32_t to = shared_address(stage) + copy.to;
+    if (cluster.alone()) {
       copy_bulk_in(to, copy.from, copy.bytes, full);
-    } else if (copy.bytes > 0) {
+    } else {
       copy_bulk_in_all(to, copy.from, copy.bytes, full, cluster.all());
     }
+  };
+  Cursor<S::kTokenStages> tokens_at;
+  Cursor<S::kRecordStages> record_at;
+#pragma unroll 1
+  for (int64_t c = block.begin; c < block.end; ++c) {
+    const int t = tokens_at.stage, r = record_at.stage;
+    load(Kind::kVectors, &m.tokens[t], sizeof(RecordVectors), m.tokens_full[t], m.tokens_empty[t],
+         tokens_at.phase);
+    load(Kind::kInverse, &m.inverse[r], 2 * HeadRecord::kMatrixBytes, m.inverse_full[r],
+         m.inverse_empty[r], record_at.phase);
+    load(Kind::kProducts, &m.products[r],
+         static_cast<int>(sizeof(KeyRecord<K>)) + (outputs ? HeadRecord::kMatrixBytes : 0),
+         m.products_full[r], m.products_empty[r], record_at.phase);
     copy.from += copy.stride;
+    tokens_at.advance();
+    record_at.advance();
   }
-  wait_for_last(m.prepared_empty, at);
+  wait_for_last(m.inverse_empty, record_at);
+  wait_for_last(m.products_empty, record_at);
 }
 
 template <class T, int K>
@@ -272,17 +307,18 @@ __device__ void store_outputs(Shared<K>& m, const DeltaRuleProblem& p, const Tok
   for (int64_t c = block.begin; c < block.end; ++c, at.advance()) {
     const std::byte* tile = m.out[at.stage];
     wait_barrier(shared_address(&m.out_full[at.stage]), at.phase);
-    if (maps.given && block.valid_tokens(c) == kChunk) {
-      if (!leads()) continue;
+    if (!maps.given || block.valid_tokens(c) < kChunk) {
+      Pieces<T, kColumns>(p.out, block, c, block.value_head, block.v0).store(tile);
+    } else if (leads()) {
+      // The fence here, and not in the warps that wrote it: those would wait for all that they have
+      // in flight.
+      fence_async_proxy();
       store_tile(maps.out, block.position(c, block.value_head, block.v0), shared_address(tile));
       commit_bulk();
       wait_bulk_read<0>();
-    } else {
-      Pieces<T, kColumns>(p.out, block, c, block.value_head, block.v0).store(tile);
-      __syncwarp();
-      if (!leads()) continue;
     }
-    arrive(shared_address(&m.out_empty[at.stage]));
+    __syncwarp();
+    if (arrives()) arrive(shared_address(&m.out_empty[at.stage]));
   }
   if (leads()) wait_bulk<0>();
 }

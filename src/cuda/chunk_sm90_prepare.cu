@@ -312,12 +312,16 @@ __device__ __forceinline__ float2 diagonal_of(const float (&x)[32], int warp, in
   return result;
 }
 
-// A power of two p such that |k| p is in [1, 2); 1 where |k|^2 is 0 or not finite.
+// A power of two p such that |k| p is in [1, 2); 1 where |k|^2 is 0 or not finite. For float16, in
+// which the power is one, too, 2^15 at most: times it no element of k is below the least of normal
+// size.
+template <class T>
 __device__ __forceinline__ float row_power(float square) {
   const uint32_t bits = __float_as_uint(square);
   if (bits < 0x00800000u || bits >= 0x7f800000u) return 1.0f;
-  const int exponent = static_cast<int>(bits >> 23) - 127;
-  return __uint_as_float(static_cast<uint32_t>(127 - (exponent >> 1)) << 23);
+  const int exponent = (static_cast<int>(bits >> 23) - 127) >> 1;
+  constexpr int kMost = std::is_same_v<T, __half> ? 15 : 63;
+  return __uint_as_float(static_cast<uint32_t>(127 + min(-exponent, kMost)) << 23);
 }
 
 // --- The masked matrices
@@ -673,7 +677,7 @@ __device__ __forceinline__ void store_norms(Shared& m, const DeltaRuleProblem& p
     return p.use_qk_l2norm ? rsqrtf(__fadd_rn(square, p.l2norm_eps)) : 1.0f;
   };
   const auto store = [&](int i, float k2, float q2) {
-    const float power = row_power(k2);
+    const float power = row_power<T>(k2);
     m.k_norm[i] = norm(i < rows, k2);
     m.q_norm[i] = norm(i < rows, q2);
     m.k_power_inverse[i] = inverse_power(power);

@@ -26,27 +26,33 @@ __device__ void init_barriers(Shared<K>& m) {
   const auto init = [](uint64_t& barrier, int arrivals) {
     init_barrier(shared_address(&barrier), arrivals);
   };
-  for (uint64_t& barrier : m.tokens_full) init(barrier, 1);  // and the bytes
-  for (uint64_t& barrier : m.prepared_full) init(barrier, 1);
-  const int waiters = kStateWarps * cluster_size();
+  // Of both warps that load, and the bytes.
+  for (uint64_t& barrier : m.tokens_full) init(barrier, kArrivals + 1);
+  for (uint64_t& barrier : m.inverse_full) init(barrier, 1);
+  for (uint64_t& barrier : m.products_full) init(barrier, 1);
+  const int waiters = kStateWarps * kArrivals * cluster_size();
   for (uint64_t& barrier : m.tokens_empty) init(barrier, waiters);
-  for (uint64_t& barrier : m.prepared_empty) init(barrier, waiters);
-  for (uint64_t& barrier : m.out_full) init(barrier, kStateWarps);
-  for (uint64_t& barrier : m.out_empty) init(barrier, 1);
+  for (uint64_t& barrier : m.inverse_empty) init(barrier, waiters);
+  for (uint64_t& barrier : m.products_empty) init(barrier, waiters);
+  for (uint64_t& barrier : m.out_full) init(barrier, kStateWarps * kArrivals);
+  for (uint64_t& barrier : m.out_empty) init(barrier, kArrivals);
   fence_barrier_init();
 }
 
 // The rows of T and P above the diagonal, which no copy writes.
 template <int K>
 __device__ void zero_above(Shared<K>& m) {
-  for (Prepared<K>& stage : m.prepared) {
-    for (Panels* matrix : {&stage.T_high, &stage.T_low, &stage.P}) {
-      for (int p = 1; p < Panels::kCount; ++p) {
-        const int parts = p * HeadRecord::kTileBytes / 16, i = static_cast<int>(threadIdx.x);
-        if (i < parts) reinterpret_cast<uint4*>(matrix->panel[p])[i] = uint4{};
-      }
+  const auto zero = [](Panels& matrix) {
+    for (int p = 1; p < Panels::kCount; ++p) {
+      const int parts = p * HeadRecord::kTileBytes / 16, i = static_cast<int>(threadIdx.x);
+      if (i < parts) reinterpret_cast<uint4*>(matrix.panel[p])[i] = uint4{};
     }
+  };
+  for (Inverse& stage : m.inverse) {
+    zero(stage.T_high);
+    zero(stage.T_low);
   }
+  for (Products<K>& stage : m.products) zero(stage.P);
   fence_async_proxy();
 }
 
@@ -62,10 +68,10 @@ __device__ void zero_values(Shared<K>& m) {
 
 // What the numbering of the grid gives a block.
 struct Job {
-  int64_t n = -1;  // of the sequences; negative: there is nothing to do
-  int64_t segment = 0;
-  int64_t boundary = 0;  // of a walk without outputs that after the segment, else that before it
-  int64_t head = 0;
+  int n = -1;  // of the sequences; negative: there is nothing to do
+  int segment = 0;
+  int boundary = 0;  // of a walk without outputs that after the segment, else that before it
+  int head = 0;
   int v0 = 0;  // first column of V, or row of a transition
   Walk walk = Walk::kOutputs;
 };
@@ -83,17 +89,17 @@ __device__ Job job_of(const DeltaRuleProblem& p, const Layout& layout, const Par
   const uint32_t heads = static_cast<uint32_t>(p.shape.value_heads);
   const uint32_t parts = static_cast<uint32_t>(blocks_of_state(p.shape, pass));
   job.v0 = static_cast<int>(blockIdx.x % parts) * kColumns;
-  job.head = blockIdx.x / parts % heads;
-  const int64_t outer = blockIdx.x / parts / heads;
+  job.head = static_cast<int>(blockIdx.x / parts % heads);
+  const int outer = static_cast<int>(blockIdx.x / parts / heads);
   if (pass == Pass::kFirst) {
     job.n = outer;
     return job;
   }
   job.boundary = outer;
   const BoundaryPlace place = find_boundary(p, layout.segments, part, job.boundary, flag);
-  job.segment = pass == Pass::kAfter ? place.segment : place.segment - 1;
+  job.segment = static_cast<int>(pass == Pass::kAfter ? place.segment : place.segment - 1);
   if (job.segment < 1) return job;
-  job.n = place.n;
+  job.n = static_cast<int>(place.n);
   if (pass == Pass::kAfter) return job;
   job.walk = job.v0 < p.shape.V ? Walk::kState : Walk::kTransition;
   if (job.walk == Walk::kTransition) job.v0 -= static_cast<int>(p.shape.V);
@@ -110,61 +116,64 @@ __device__ __forceinline__ void walk_state(Shared<K>& m, const DeltaRuleProblem&
   const Shape& shape = p.shape;
   const Records& records = layout.records;
   StateColumns<T, K> state{m};
+  const int v0 = job.v0;
   // Of float32 states [V,K] within a call.
-  const auto load_float = [&](const float* head) {
-    state.load(reinterpret_cast<const std::byte*>(head + job.v0 * K), DType::kF32, shape.V,
-               StateLayout::kVK);
-  };
-  const auto store_float = [&](float* head) {
-    state.store(reinterpret_cast<std::byte*>(head + job.v0 * K), DType::kF32, shape.V,
-                StateLayout::kVK);
+  const auto within = [&](float* head) {
+    return StatePlace{reinterpret_cast<std::byte*>(head + v0 * K), DType::kF32, StateLayout::kVK};
   };
   if constexpr (!kOutputs) {
     const bool transition = job.walk == Walk::kTransition;
-    state.begin_without_outputs(transition, job.v0);
-    state.template walk<false>(0, block.end - block.begin);
+    state.begin_without_outputs(transition, v0);
+    state.template walk<false>(static_cast<int>(block.end - block.begin));
     if (transition) state.end_transition();
-    store_float(transition ? layout.boundaries.transition(workspace, job.boundary, job.head)
-                           : layout.boundaries.state(workspace, job.boundary, job.head));
+    state.store(within(transition ? layout.boundaries.transition(workspace, job.boundary, job.head)
+                                  : layout.boundaries.state(workspace, job.boundary, job.head)),
+                shape.V);
     return;
   }
 
   const int64_t offset =
-      job.head * shape.V * K + (shape.layout == StateLayout::kVK ? job.v0 * K : job.v0);
-  const auto at = [&](std::byte* slot, DType dtype) {
-    return slot == nullptr ? nullptr : slot + offset * size_of(dtype);
+      int64_t{job.head} * shape.V * K + (shape.layout == StateLayout::kVK ? v0 * K : v0);
+  const auto of_call = [&](std::byte* slot, DType dtype) {
+    return StatePlace{slot == nullptr ? nullptr : slot + offset * size_of(dtype), dtype,
+                      shape.layout};
   };
-  if (job.segment > 0) {
-    load_float(layout.boundaries.state(workspace, job.boundary, job.head));
-  } else if (range.begins) {
-    state.load(at(const_cast<std::byte*>(initial.data), p.initial_state.dtype),
-               p.initial_state.dtype, shape.V, shape.layout);
+  StatePlace from;
+  if (job.segment == 0 && range.begins) {
+    from = of_call(const_cast<std::byte*>(initial.data), p.initial_state.dtype);
   } else {
-    load_float(records.carried_state(workspace, part.index - 1, job.head));
+    wait_for_memory_of_kernel_before();
+    from = within(job.segment > 0 ? layout.boundaries.state(workspace, job.boundary, job.head)
+                                  : records.carried_state(workspace, part.index - 1, job.head));
   }
-  const int64_t every = p.checkpoint_every / kChunk;
-  for (int64_t c = block.begin; c < block.end;) {
-    const int64_t left = block.end - c;
-    const int64_t to_checkpoint = every > 0 ? every - c % every : left;
-    const int64_t span = to_checkpoint < left ? to_checkpoint : left;
-    state.template walk<true>(c - block.begin, span);
+  state.load(from, shape.V);
+  // That the state goes to after a first segment, if it is not the last; of the others the fold has
+  // it.
+  const int boundary = !last && job.segment == 0
+                           ? static_cast<int>(layout.segments.first_boundary(range.in_part(part)))
+                           : -1;
+  // Chunks in 32 bits: registers are short while it walks.
+  const int every = static_cast<int>(p.checkpoint_every / kChunk);
+  const int whole = static_cast<int>(range.s.length / kChunk), end = static_cast<int>(block.end);
+  for (int c = static_cast<int>(block.begin); c < end;) {
+    const int left = end - c, to_checkpoint = every > 0 ? every - c % every : left;
+    const int span = to_checkpoint < left ? to_checkpoint : left;
+    state.template walk<true>(span);
     c += span;
-    if (every > 0 && c % every == 0 && c * kChunk <= range.s.length) {
-      state.store(at(checkpoint_of(p, job.n, c / every - 1, flag), p.checkpoints.dtype),
-                  p.checkpoints.dtype, shape.V, shape.layout);
+    if (every > 0 && c % every == 0 && c <= whole) {
+      state.store(of_call(checkpoint_of(p, job.n, c / every - 1, flag), p.checkpoints.dtype),
+                  shape.V);
     }
   }
-  if (!last) {
-    // Of the others the fold has it.
-    if (job.segment > 0) return;
-    const int64_t boundary = layout.segments.first_boundary(range.in_part(part));
-    store_float(layout.boundaries.state(workspace, boundary, job.head));
-  } else if (range.ends) {
-    state.store(at(final_slot_of(p, job.n, 0, flag), p.final_state.dtype), p.final_state.dtype,
-                shape.V, shape.layout);
-  } else {
-    store_float(records.carried_state(workspace, part.index, job.head));
+  StatePlace to;
+  if (boundary >= 0) {
+    to = within(layout.boundaries.state(workspace, boundary, job.head));
+  } else if (last && range.ends) {
+    to = of_call(final_slot_of(p, job.n, 0, flag), p.final_state.dtype);
+  } else if (last) {
+    to = within(records.carried_state(workspace, part.index, job.head));
   }
+  state.store(to, shape.V);
 }
 
 template <class T, int K, bool kOutputs>
@@ -173,31 +182,40 @@ __device__ __forceinline__ void walk_block(Shared<K>& m, const DeltaRuleProblem&
                                            const Layout& layout, const Part& part, Pass pass,
                                            std::byte* workspace) {
   const Shape& shape = p.shape;
+  const auto wait_if_asked = [] {
+    if constexpr (kOutputs) wait_for_kernel_before();
+  };
   const Job job = job_of(p, layout, part, pass, flag);
-  if (job.n < 0) return;
+  if (job.n < 0) return wait_if_asked();
   if (job.n >= p.sequences.count) {
+    wait_if_asked();
     if (part.last) zero_columns<T>(p, tail_of(p.sequences), job.head, job.v0);
     return;
   }
   const Range range = range_of(p, part, job.n, flag);
-  if (!range.here) return;
+  if (!range.here) return wait_if_asked();
   const InitialState initial = initial_of(p, job.n, flag);
   if (initial.skip) {
+    wait_if_asked();
     if (range.begins && job.segment == 0) zero_columns<T>(p, range.s, job.head, job.v0);
     return;
   }
   const bool last = job.segment + 1 == layout.segments.count(range.chunks());
-  const Block block{job.walk,
-                    range.s,
-                    static_cast<int>(job.head / (shape.value_heads / shape.heads)),
-                    static_cast<int>(job.head),
-                    job.v0,
-                    range.number,
-                    range.begin + layout.segments.begin(job.segment),
-                    last ? range.end : range.begin + layout.segments.begin(job.segment + 1)};
+  const Block block{
+      job.walk,
+      range.s,
+      static_cast<int>(static_cast<uint32_t>(job.head) / (static_cast<uint32_t>(shape.value_heads) /
+                                                          static_cast<uint32_t>(shape.heads))),
+      job.head,
+      job.v0,
+      range.number,
+      range.begin + layout.segments.begin(job.segment),
+      last ? range.end : range.begin + layout.segments.begin(job.segment + 1)};
   if (threadIdx.x == 0) init_barriers(m);
   zero_above(m);
-  if (job.walk == Walk::kTransition) zero_values(m);
+  if constexpr (!kOutputs) {
+    if (job.walk == Walk::kTransition) zero_values(m);
+  }
   __syncthreads();
   sync_cluster();
 
@@ -205,7 +223,7 @@ __device__ __forceinline__ void walk_block(Shared<K>& m, const DeltaRuleProblem&
   if (warp == kStateWarps) {
     load_tokens<T>(m, p, maps, block);
   } else if (warp == kStateWarps + 1) {
-    load_prepared(m, layout.records, part, workspace, block);
+    load_records(m, layout.records, part, workspace, block);
   } else if (warp == kStateWarps + 2) {
     store_outputs<T>(m, p, maps, block);
   } else {
@@ -214,19 +232,19 @@ __device__ __forceinline__ void walk_block(Shared<K>& m, const DeltaRuleProblem&
   }
 }
 
-// Walks without outputs run beside those of the first segments: they do not wait for the kernel
-// before, but end after it, so that the end of a kernel is the end of all before it.
+// Walks with outputs begin while the kernel before, which leaves records or states, still runs:
+// then they set up, and load tokens and states that the call began with, which no kernel of the
+// call has written. Who loads records waits, and so do all warps, for these, and who writes zeros
+// or loads other states. Walks without outputs run beside those of the first segments: they do not
+// wait for the kernel before, but end after it, so that the end of a kernel is the end of all
+// before it.
 template <class T, int K, bool kOutputs>
 __global__ void __launch_bounds__(kThreads, 1)
     walk_kernel(const __grid_constant__ DeltaRuleProblem p, const __grid_constant__ TokenMaps maps,
                 const Flag flag, const __grid_constant__ Layout layout, const Part part,
                 const Pass pass, std::byte* workspace) {
   extern __shared__ __align__(1024) std::byte memory[];
-  if constexpr (kOutputs) {
-    wait_for_kernel_before();
-  } else {
-    let_next_kernel_in();
-  }
+  if constexpr (!kOutputs) let_next_kernel_in();
   walk_block<T, K, kOutputs>(*reinterpret_cast<Shared<K>*>(memory), p, maps, flag, layout, part,
                              pass, workspace);
   if (!kOutputs && blockIdx.x == 0 && threadIdx.x == 0) wait_for_memory_of_kernel_before();
@@ -257,7 +275,7 @@ Status walk(const DeltaRuleProblem& problem, const TokenMaps& maps, const Layout
                          shape.value_heads * blocks_of_state(shape, pass);
   // The blocks of a value head's columns, or of its transition's rows.
   const bool pairs = shape.V == 2 * kColumns && (pass != Pass::kBefore || shape.K == shape.V);
-  const int cluster = pairs ? 2 : 1;
+  const int cluster = pairs && !kForRacecheck ? 2 : 1;
   const auto run = [&](auto element, auto k, auto outputs) {
     constexpr int K = decltype(k)::value;
     return launch(&walk_kernel<decltype(element), K, decltype(outputs)::value>,

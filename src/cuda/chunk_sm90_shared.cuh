@@ -14,6 +14,15 @@ namespace gdn::cuda::sm90 {
 constexpr int kColumns = 64;  // V columns of a block: the rows of a warpgroup's products
 constexpr int kGroup = 128;   // threads of the warpgroup that has the state
 constexpr int kStateWarps = kGroup / kWarp;
+// compute-sanitizer's racecheck does not see that a __syncwarp orders what a warp's lanes read
+// or wrote before one of them arrives at a barrier, nor which barrier tells of what another block's
+// multicast wrote. For it every lane arrives, and blocks are no clusters.
+#if defined(GDN_RACECHECK)
+constexpr bool kForRacecheck = true;
+#else
+constexpr bool kForRacecheck = false;
+#endif
+constexpr int kArrivals = kForRacecheck ? kWarp : 1;  // of the lanes of a warp
 constexpr int kTileBytes = kChunk * 64 * 2;
 
 // T or P: the panels of chunk_sm90_record.h, each with all its rows, those above the diagonal zero.
@@ -23,36 +32,43 @@ struct Panels {
   std::byte panel[kCount][kPanelBytes];
 };
 
-// Tokens of a chunk as stored: tiles of 64 columns in the 128-byte swizzle (wgmma.cuh), one after
-// another.
+// Tokens of a chunk as stored, tiles of 64 columns in the 128-byte swizzle (wgmma.cuh) one after
+// another, and their factors.
 template <int K>
 struct Tokens {
   static constexpr int kRowTiles = K / 64;
   alignas(1024) std::byte k[kRowTiles * kTileBytes];
   std::byte q[kRowTiles * kTileBytes];
   std::byte v[kTileBytes];
-};
-
-// What the preparation made of it.
-template <int K>
-struct Prepared {
-  alignas(1024) KeyRecord<K> keys;
-  Panels T_high, T_low, P;
   RecordVectors vectors;
 };
+// For X T^T.
+struct Inverse {
+  alignas(1024) Panels T_high, T_low;
+};
+// For what follows from V_new: the output and the state.
+template <int K>
+struct Products {
+  alignas(1024) KeyRecord<K> keys;
+  Panels P;
+};
 
+// Stages, filled ahead, of three kinds, for a chunk holds each of them for another time: its tokens
+// throughout, T and the rest for a third of it. A load takes somewhat longer than a chunk.
 template <int K>
 struct Shared {
-  // The products with k and q come first, those with the rest half a chunk later; both are filled
-  // ahead, as far as there is room.
-  static constexpr int kTokenStages = 2, kPreparedStages = 3, kOutStages = 2;
+  static constexpr int kTokenStages = 3, kRecordStages = 2, kOutStages = 2;
   Tokens<K> tokens[kTokenStages];
-  Prepared<K> prepared[kPreparedStages];
+  Inverse inverse[kRecordStages];
+  Products<K> products[kRecordStages];
   alignas(1024) std::byte out[kOutStages][kTileBytes];
   uint64_t tokens_full[kTokenStages], tokens_empty[kTokenStages];
-  uint64_t prepared_full[kPreparedStages], prepared_empty[kPreparedStages];
+  uint64_t inverse_full[kRecordStages], inverse_empty[kRecordStages];
+  uint64_t products_full[kRecordStages], products_empty[kRecordStages];
   uint64_t out_full[kOutStages], out_empty[kOutStages];
-  alignas(16) uint32_t largest[3][kStateWarps];  // of the warps' residuals, by turns
+  // Of the warps' residuals: whether float16 holds them, by turns, and the largest.
+  alignas(4) uint8_t held[2][kStateWarps];
+  alignas(16) uint32_t largest[kStateWarps];
 };
 
 // Which of kStages a chunk has, and which phase of its barriers.

@@ -43,6 +43,13 @@ __device__ __forceinline__ uint32_t largest_of_warp(uint32_t magnitude) {
   return __reduce_max_sync(kAllLanes, magnitude);
 }
 
+// A state in memory.
+struct StatePlace {
+  std::byte* block = nullptr;  // its first element of the columns; nullptr: nowhere
+  DType dtype = DType::kF32;
+  StateLayout layout = StateLayout::kVK;
+};
+
 template <class T, int K>
 struct StateColumns {
   static constexpr bool kBF16 = std::is_same_v<T, __nv_bfloat16>;
@@ -58,27 +65,33 @@ struct StateColumns {
   // multiplied by, which shows where values fall by 2^20 and more within a segment.
   static constexpr float kTransitionUnit = 256;
   using TokenCursor = Cursor<Shared<K>::kTokenStages>;
-  using PreparedCursor = Cursor<Shared<K>::kPreparedStages>;
+  using RecordCursor = Cursor<Shared<K>::kRecordStages>;
 
   Shared<K>& m;
   uint32_t least = kLeast;
   int warp = static_cast<int>(threadIdx.x) / kWarp;
   int lane = static_cast<int>(threadIdx.x) % kWarp;
+  // Of ldmatrix and stmatrix, transposed: the byte of the lane's row in the first 16 tokens of a
+  // tile of v or out. The next 16 are kTokensApart further.
+  uint32_t lane_row =
+      static_cast<uint32_t>(swizzled(lane / 16 * 8 + lane % 8, warp * 16 + lane / 8 % 2 * 8));
+  static constexpr uint32_t kTokensApart = 16 * 128;
   // Element 4 tile + 2 r + e: row lane / 4 + 8 r, column 8 tile + 2 (lane % 4) + e.
   float S[K / 2];
   // Of the chunk in work.
   uint32_t packed_S[K / 4];
-  float packed_unit[2] = {1, 1};  // S was over it when it was packed; 1 in bfloat16
-  float unit = 1;                 // of X and V_new
-  float state_unit = 1;           // of S from its decay to its update
-  float x[kChunk / 2];            // S K^T, then V_new
-  float out[kChunk / 2];          // S Q^T, then O
-  float out_unit = 1;             // what O is to be times
-  uint32_t a[kChunk / 4];         // X, then V_new, packed
-  uint32_t decayed[kChunk / 4];   // d o V_new, packed
-  int blocks = cluster_size();    // that wait for this one's warps before they load anew
+  float packed_unit[2] = {1, 1};      // S was over it when it was packed; 1 in bfloat16
+  float unit = 1;                     // of X and V_new
+  float state_unit = 1;               // of S from its decay to its update
+  float x[kChunk / 2];                // S K^T, then V_new
+  float out[kChunk / 2];              // S Q^T, then O
+  float out_unit = 1;                 // what O is to be times
+  uint32_t a[kChunk / 4];             // X, then V_new, packed
+  uint32_t decayed[kChunk / 4];       // d o V_new, packed
+  uint32_t next_v[kChunk / 4];        // of the next chunk: V^T, packed
+  float2 next_residual[kTokenTiles];  // and a
   TokenCursor tokens_at;
-  PreparedCursor prepared_at;
+  RecordCursor record_at;
   Cursor<Shared<K>::kOutStages> out_at;
 
   // ---- To and from memory
@@ -99,24 +112,24 @@ struct StateColumns {
       }
     }
   }
-  // `block`: the state's first element of the columns; nullptr: zeros.
-  __device__ void load(const std::byte* block, DType dtype, int64_t V, StateLayout layout) {
-    if (block == nullptr) {
+  // From nowhere: zeros.
+  __device__ void load(const StatePlace& place, int64_t V) {
+    if (place.block == nullptr) {
 #pragma unroll
       for (float& s : S) s = 0;
       return;
     }
-    with_element(dtype, [&](auto e) {
+    with_element(place.dtype, [&](auto e) {
       using E = decltype(e);
-      for_each_element(reinterpret_cast<const E*>(block), V, layout,
+      for_each_element(reinterpret_cast<const E*>(place.block), V, place.layout,
                        [](float& s, const E& from) { s = to_float(from); });
     });
   }
-  __device__ void store(std::byte* block, DType dtype, int64_t V, StateLayout layout) {
-    if (block == nullptr) return;
-    with_element(dtype, [&](auto e) {
+  __device__ void store(const StatePlace& place, int64_t V) {
+    if (place.block == nullptr) return;
+    with_element(place.dtype, [&](auto e) {
       using E = decltype(e);
-      for_each_element(reinterpret_cast<E*>(block), V, layout,
+      for_each_element(reinterpret_cast<E*>(place.block), V, place.layout,
                        [](const float& s, E& to) { to = from_float<E>(s); });
     });
   }
@@ -156,7 +169,10 @@ struct StateColumns {
   // A stage, when the warp has read it, to the loading warps of all blocks of the cluster.
   __device__ __forceinline__ void give_back(const uint64_t& empty) const {
     __syncwarp();
-    if (lane < blocks) arrive_at(shared_address(&empty), lane);
+    if (lane < kArrivals) arrive(shared_address(&empty));
+    if (lane >= kWarp - kArrivals && cluster_size() > 1) {
+      arrive_at(shared_address(&empty), cluster_rank() ^ 1);
+    }
   }
 
   // ---- Products
@@ -217,8 +233,8 @@ struct StateColumns {
     }
     commit_wgmma();
   }
-  __device__ void multiply_T(const Prepared<K>& prepared) {
-    const uint64_t high = operand_of(prepared.T_high), low = operand_of(prepared.T_low);
+  __device__ void multiply_T(const Inverse& inverse) {
+    const uint64_t high = operand_of(inverse.T_high), low = operand_of(inverse.T_low);
     fence_wgmma();
 #pragma unroll
     for (int step = 0; step < kChunk / 16; ++step) {
@@ -239,12 +255,9 @@ struct StateColumns {
   // V^T as packed accumulators.
   __device__ void load_values(const Tokens<K>& tokens, uint32_t (&v)[kChunk / 4]) const {
 #pragma unroll
-    for (int pair = 0; pair < kTokenTiles / 2; ++pair) {
-      const int token = pair * 16 + lane / 16 * 8 + lane % 8;
-      const int column = warp * 16 + lane / 8 % 2 * 8;
+    for (uint32_t pair = 0; pair < kTokenTiles / 2; ++pair) {
       uint32_t four[4];
-      load_matrices_transposed(
-          shared_address(tokens.v) + static_cast<uint32_t>(swizzled(token, column)), four);
+      load_matrices_transposed(shared_address(tokens.v) + lane_row + pair * kTokensApart, four);
 #pragma unroll
       for (int i = 0; i < 4; ++i) v[4 * pair + i] = four[i];
     }
@@ -271,36 +284,45 @@ struct StateColumns {
     }
   }
 
-  // The largest magnitude of all warps, each of which gives its own. `turn`: another one than that
-  // of the call before.
-  __device__ uint32_t largest_of_all(uint32_t of_warp, int turn) {
-    if (lane == 0) m.largest[turn][warp] = of_warp;
+  // Whether float16 holds X as it is: if no warp has an element too large, and one has one large
+  // enough. A byte a warp. `turn`: another one than that of the call before.
+  __device__ uint32_t exchange_held(bool large, bool enough, int turn) {
+    if (lane == 0) m.held[turn][warp] = static_cast<uint8_t>((large ? 2 : 0) + enough);
     sync_threads<kGroup>(1);
-    const uint4 all = *reinterpret_cast<const uint4*>(m.largest[turn]);
+    return *reinterpret_cast<const uint32_t*>(m.held[turn]);
+  }
+  __device__ static bool all_held(uint32_t held) {
+    return (held & 0x02020202u) == 0 && (held & 0x01010101u) != 0;
+  }
+  // The largest magnitude of all warps, each of which gives its own.
+  __device__ uint32_t largest_of_all(uint32_t of_warp) {
+    if (lane == 0) m.largest[warp] = of_warp;
+    sync_threads<kGroup>(1);
+    const uint4 all = *reinterpret_cast<const uint4*>(m.largest);
     return max(max(all.x, all.y), max(all.z, all.w));
   }
 
   // X too large or too small for float16 as it is: once more, in units of its largest element.
-  __device__ void rescue(const Tokens<K>& tokens, const Prepared<K>& prepared) {
+  __device__ void rescue(const Tokens<K>& tokens, const Inverse& matrices) {
     wait_wgmma<0>();
     multiply_keys(tokens);
     uint32_t v[kChunk / 4];
     load_values(tokens, v);
     float2 of_token[kTokenTiles];
-    load_vector(prepared.vectors.residual, of_token);
+    load_vector(tokens.vectors.residual, of_token);
     wait_wgmma<0>();
     pin(x);
     float largest = 0;
     for_each_residual(v, of_token, [&](float2 residual, int) {
       largest = fmaxf(largest, fmaxf(fabsf(residual.x), fabsf(residual.y)));
     });
-    const uint32_t bits = largest_of_all(largest_of_warp(__float_as_uint(largest)), 2);
+    const uint32_t bits = largest_of_all(largest_of_warp(__float_as_uint(largest)));
     unit = bits == 0 ? 1.0f : fminf(fmaxf(power_of_two(__uint_as_float(bits)), 0x1p-60f), 0x1p60f);
     const float inverse = inverse_power(unit);
     for_each_residual(v, of_token, [&](float2 residual, int at) {
       a[at] = pack_halves(residual.x * inverse, residual.y * inverse);
     });
-    multiply_T(prepared);
+    multiply_T(matrices);
 #pragma unroll
     for (float& s : S) s *= inverse;
     wait_wgmma<0>();
@@ -313,42 +335,48 @@ struct StateColumns {
   // From S K^T in flight to V_new in x, d o V_new packed, and S Q^T in out; S times its decay.
   // `meanwhile` runs while the first products do.
   template <bool kOutputs, class Body>
-  __device__ void solve(int64_t chunk, const Body& meanwhile) {
+  __device__ __forceinline__ void solve(const Body& meanwhile) {
     const Tokens<K>& tokens = m.tokens[tokens_at.stage];
-    const Prepared<K>& prepared = m.prepared[prepared_at.stage];
-    const RecordVectors& vectors = prepared.vectors;
+    const Inverse& matrices = m.inverse[record_at.stage];
+    const RecordVectors& vectors = tokens.vectors;
     if constexpr (kOutputs) multiply_queries(tokens, 0, kEarlySteps);
     meanwhile();
-    uint32_t v[kChunk / 4];
-    load_values(tokens, v);
-    wait_barrier(shared_address(&m.prepared_full[prepared_at.stage]), prepared_at.phase);
-    float2 of_token[kTokenTiles];
-    load_vector(vectors.residual, of_token);
+    wait_barrier(shared_address(&m.inverse_full[record_at.stage]), record_at.phase);
     wait_wgmma<kOutputs ? 1 : 0>();
     pin(x);
-    for_each_residual(
-        v, of_token, [&](float2 residual, int at) { a[at] = pack_halves(residual.x, residual.y); });
-    multiply_T(prepared);
+    for_each_residual(next_v, next_residual, [&](float2 residual, int at) {
+      a[at] = pack_halves(residual.x, residual.y);
+    });
+    multiply_T(matrices);
+    uint32_t largest[4] = {a[0], a[1], a[2], a[3]};
+#pragma unroll
+    for (int i = 4; i < kChunk / 4; ++i) largest[i % 4] = larger_halves(largest[i % 4], a[i]);
+    largest[0] =
+        larger_halves(larger_halves(largest[0], largest[1]), larger_halves(largest[2], largest[3]));
+    largest[0] = max(largest[0] & 0x7fffu, largest[0] >> 16 & 0x7fffu);
+    const bool large = __any_sync(kAllLanes, largest[0] > kMost);
+    const bool enough = __any_sync(kAllLanes, largest[0] >= (kOutputs ? kLeast : least));
     if constexpr (kOutputs) multiply_queries(tokens, kEarlySteps, kSteps);
 
-    uint32_t largest = a[0];
-#pragma unroll
-    for (int i = 1; i < kChunk / 4; ++i) largest = larger_halves(largest, a[i]);
-    largest = max(largest & 0x7fffu, largest >> 16 & 0x7fffu);
-    largest = largest_of_all(largest_of_warp(largest), static_cast<int>(chunk & 1));
-    unit = 1;
-    const float decay = vectors.decay;
+    // The decay of S fills the time in which the other warps' answers come; loaded after the
+    // request for them, lest the compiler puts it before.
+    const uint32_t held = exchange_held(large, enough, record_at.stage);
+    const float decay = vectors.decay, T_power = vectors.T_power;
 #pragma unroll
     for (float& s : S) s *= decay;
-    if (largest > kMost || largest < least) rescue(tokens, prepared);
-    const float T_power = vectors.T_power;
+    pin(S);
+    float2 of_token[kTokenTiles];
+    load_vector(vectors.update, of_token);
+    unit = 1;
+    if (__builtin_expect(!all_held(held), 0)) rescue(tokens, matrices);
     out_unit = unit * T_power * vectors.P_power;
     state_unit = unit * vectors.growth;
-    load_vector(vectors.update, of_token);
 #pragma unroll
     for (float2& d : of_token) d = {d.x * T_power, d.y * T_power};
+    wait_barrier(shared_address(&m.products_full[record_at.stage]), record_at.phase);
     wait_wgmma<kOutputs ? 1 : 0>();
     pin(x);
+    give_back(m.inverse_empty[record_at.stage]);
 #pragma unroll
     for (int tile = 0; tile < kTokenTiles; ++tile) {
 #pragma unroll
@@ -363,15 +391,15 @@ struct StateColumns {
       wait_wgmma<0>();
       pin(out);
     }
-    give_back(m.tokens_empty[tokens_at.stage]);
-    tokens_at.advance();
   }
 
   // From there to the state after the chunk and its output, in flight.
   template <bool kOutputs>
-  __device__ void update() {
-    const Prepared<K>& prepared = m.prepared[prepared_at.stage];
-    const uint64_t keys = operand_of(prepared.keys.k, kTileBytes);
+  __device__ __forceinline__ void update() {
+    const Products<K>& products = m.products[record_at.stage];
+    const uint64_t keys = operand_of(products.keys.k, kTileBytes);
+    float2 b[kTokenTiles];
+    if constexpr (kOutputs) load_vector(m.tokens[tokens_at.stage].vectors.output, b);
     fence_wgmma();
 #pragma unroll
     for (int step = 0; step < kChunk / 16; ++step) {
@@ -383,9 +411,7 @@ struct StateColumns {
       }
     }
     commit_wgmma();
-    if constexpr (!kOutputs) return;
-    float2 b[kTokenTiles];
-    load_vector(prepared.vectors.output, b);
+    if constexpr (!kOutputs) return give_back_tokens();
     const float inverse = inverse_power(out_unit);
 #pragma unroll
     for (int tile = 0; tile < kTokenTiles; ++tile) {
@@ -400,7 +426,8 @@ struct StateColumns {
         a[2 * tile + r] = pack_halves(x[4 * tile + 2 * r], x[4 * tile + 2 * r + 1]);
       }
     }
-    const uint64_t P = operand_of(prepared.P);
+    give_back_tokens();
+    const uint64_t P = operand_of(products.P);
     fence_wgmma();
 #pragma unroll
     for (int step = 0; step < kChunk / 16; ++step) {
@@ -411,19 +438,23 @@ struct StateColumns {
   // Once S is there.
   __device__ void finish_state() {
     pin(S);
-    if (state_unit == 1) return;
+    if (__builtin_expect(state_unit == 1, 1)) return;
 #pragma unroll
     for (float& s : S) s *= state_unit;
   }
-  __device__ void give_back_prepared() {
-    give_back(m.prepared_empty[prepared_at.stage]);
-    prepared_at.advance();
+  __device__ void give_back_tokens() {
+    give_back(m.tokens_empty[tokens_at.stage]);
+    tokens_at.advance();
+  }
+  __device__ void give_back_products() {
+    give_back(m.products_empty[record_at.stage]);
+    record_at.advance();
   }
   // Once the output is: packed, and the prepared matrices are free.
   __device__ void finish_out(uint32_t (&packed)[kChunk / 4]) {
     pin(out);
-    give_back_prepared();
-    if (out_unit != 1) {
+    give_back_products();
+    if (__builtin_expect(out_unit != 1, 0)) {
 #pragma unroll
       for (float& o : out) o *= out_unit;
     }
@@ -432,49 +463,66 @@ struct StateColumns {
     pin(packed);
   }
 
-  // The output of a chunk to shared memory, for the warp that stores it.
+  // The output of a chunk to shared memory, for the warp that stores it, once that is done with
+  // what was there.
   __device__ void put_out(const uint32_t (&packed)[kChunk / 4]) {
-    wait_barrier(shared_address(&m.out_empty[out_at.stage]), out_at.phase ^ 1);
 #pragma unroll
-    for (int pair = 0; pair < kTokenTiles / 2; ++pair) {
-      const int token = pair * 16 + lane / 16 * 8 + lane % 8;
-      const int column = warp * 16 + lane / 8 % 2 * 8;
+    for (uint32_t pair = 0; pair < kTokenTiles / 2; ++pair) {
       store_matrices_transposed(
-          shared_address(m.out[out_at.stage]) + static_cast<uint32_t>(swizzled(token, column)),
-          packed[4 * pair], packed[4 * pair + 1], packed[4 * pair + 2], packed[4 * pair + 3]);
+          shared_address(m.out[out_at.stage]) + lane_row + pair * kTokensApart, packed[4 * pair],
+          packed[4 * pair + 1], packed[4 * pair + 2], packed[4 * pair + 3]);
     }
-    fence_async_proxy();
     __syncwarp();
-    if (lane == 0) arrive(shared_address(&m.out_full[out_at.stage]));
+    if (lane < kArrivals) arrive(shared_address(&m.out_full[out_at.stage]));
     out_at.advance();
   }
 
-  // Chunks first .. first + count - 1 of the block's, count at least 1. Products are in flight from
+  // Until the tokens of a chunk are there, and the place of the output before it.
+  template <bool kOutputs>
+  __device__ __forceinline__ void wait_for_tokens() {
+    const uint32_t full = shared_address(&m.tokens_full[tokens_at.stage]);
+    if constexpr (kOutputs) {
+      wait_barriers({full, tokens_at.phase},
+                    {shared_address(&m.out_empty[out_at.stage]), out_at.phase ^ 1});
+    } else {
+      wait_barrier(full, tokens_at.phase);
+    }
+    const Tokens<K>& tokens = m.tokens[tokens_at.stage];
+    load_values(tokens, next_v);
+    load_vector(tokens.vectors.residual, next_residual);
+  }
+  // S K^T of the chunk.
+  __device__ __forceinline__ void begin() {
+    pack_state();
+    multiply_keys(m.tokens[tokens_at.stage]);
+  }
+
+  // So many chunks, at least 1. Products are in flight from
   // one chunk to the next, but never around the loop, where the compiler would wait for each.
   template <bool kOutputs>
-  __device__ void walk(int64_t first, int64_t count) {
-    const auto begin = [&] {
-      pack_state();
-      wait_barrier(shared_address(&m.tokens_full[tokens_at.stage]), tokens_at.phase);
-      multiply_keys(m.tokens[tokens_at.stage]);
+  __device__ __forceinline__ void walk(int count) {
+    const auto wait_for_room = [&] {
+      wait_barrier(shared_address(&m.out_empty[out_at.stage]), out_at.phase ^ 1);
     };
     uint32_t packed[kChunk / 4];
+    wait_for_tokens<kOutputs>();
     begin();
-    solve<kOutputs>(first, [] {});
+    solve<kOutputs>([] {});
 #pragma unroll 1
-    for (int64_t c = first; c < first + count - 1; ++c) {
+    for (int left = count - 1; left > 0; --left) {
       update<kOutputs>();
+      wait_for_tokens<kOutputs>();
       wait_wgmma<kOutputs ? 1 : 0>();
       finish_state();
       if constexpr (kOutputs) {
         begin();
         wait_wgmma<1>();
         finish_out(packed);
-        solve<kOutputs>(c + 1, [&] { put_out(packed); });
+        solve<kOutputs>([&] { put_out(packed); });
       } else {
-        give_back_prepared();
+        give_back_products();
         begin();
-        solve<kOutputs>(c + 1, [] {});
+        solve<kOutputs>([] {});
       }
     }
     update<kOutputs>();
@@ -482,9 +530,10 @@ struct StateColumns {
     finish_state();
     if constexpr (kOutputs) {
       finish_out(packed);
+      wait_for_room();
       put_out(packed);
     } else {
-      give_back_prepared();
+      give_back_products();
     }
   }
 };

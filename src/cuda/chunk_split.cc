@@ -8,7 +8,7 @@
 namespace gdn::cuda::sm90 {
 namespace {
 
-// Microseconds on an H100, fitted to what was timed (docs/kernels/chunk-sm90.md): of a block's
+// Microseconds on an H200, fitted to what was timed (docs/kernels/chunk-sm90.md): of a block's
 // beginning and end; of a step of the fold; of launches. kBeside: how much longer a chunk of a
 // first segment takes while others are walked beside it.
 constexpr double kBlockTime = 4, kFoldTime = 1.5, kLaunchTime = 20, kBeside = 1.08;
@@ -17,7 +17,7 @@ double share(int64_t blocks, double few, double many) {
   return std::clamp((static_cast<double>(blocks) - few) / (many - few), 0.0, 1.0);
 }
 // Of a chunk with outputs, of so many blocks: with many at once, memory is the slower.
-double chunk_time(int64_t blocks) { return 1.13 + 0.45 * share(blocks, 64, 114); }
+double chunk_time(int64_t blocks) { return 1.05 + 0.2 * share(blocks, 64, 128); }
 // Of a chunk without outputs, beside so many first segments.
 double chunk_time_without(int64_t walks) { return 0.92 + 0.1 * share(walks, 32, 64); }
 

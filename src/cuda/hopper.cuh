@@ -41,6 +41,25 @@ __device__ __forceinline__ void wait_barrier(uint32_t barrier, uint32_t parity) 
       "r"(parity)
       : "memory");
 }
+// The same of two: together they take as long as one.
+struct BarrierPhase {
+  uint32_t barrier, parity;
+};
+__device__ __forceinline__ void wait_barriers(BarrierPhase a, BarrierPhase b) {
+  asm volatile(
+      "{\n"
+      ".reg .pred a, b;\n"
+      "again_%=:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 a, [%0], %1;\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 b, [%2], %3;\n"
+      "and.pred a, a, b;\n"
+      "@a bra end_%=;\n"
+      "bra again_%=;\n"
+      "end_%=:\n"
+      "}" ::"r"(a.barrier),
+      "r"(a.parity), "r"(b.barrier), "r"(b.parity)
+      : "memory");
+}
 // --- Clusters: blocks that run at the same time and reach each other's shared memory.
 
 __device__ __forceinline__ int cluster_rank() {

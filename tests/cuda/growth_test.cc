@@ -56,5 +56,17 @@ TEST(Range, OfTinyValuesNothingIsLost) {
   expect_near_reference(tiny, 3.5e-3, 3e-3);  // as usual inputs
 }
 
+// The powers of two by which keys come to float16 are to be float16 themselves.
+TEST(Range, OfTinyKeysNothingIsLost) {
+  const auto tiny = [] {
+    verify::Case c = small_case();
+    c.dtype = DType::kF16;
+    DeltaRuleData data = verify::make_delta_rule(c);
+    for (int64_t i = 0; i < data.k.size(); ++i) data.k.set(i, data.k.get(i) * 0x1p-19);
+    return data;
+  };
+  expect_near_reference(tiny, 3.5e-3, 3e-3);
+}
+
 }  // namespace
 }  // namespace gdn::tests
