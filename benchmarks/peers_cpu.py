@@ -5,7 +5,7 @@
     benchmarks/peers_cpu.py --quick                         a minute of tiny shapes, to see that all peers work
     benchmarks/peers_cpu.py --peers libgdn,vllm --work prefill-bf16,decode-fp32-64 --threads 2
     benchmarks/peers_cpu.py --json FILE --svg FILE --markdown
-    benchmarks/peers_cpu.py --from FILE --docs              docs/performance.md and its chart, from an earlier run
+    benchmarks/peers_cpu.py --from FILE --docs zen5         docs/performance.md and its chart, from an earlier run
 
 Peers are installed into build/peers-venv, with pinned versions (peers/environment.py). Every result is compared with a
 float64 reference before anything is timed. Of each peer the table has the median of its best setting of threads (up to
@@ -73,7 +73,9 @@ def arguments():
     parser.add_argument("--json", type=pathlib.Path, help="write the results")
     parser.add_argument("--svg", type=pathlib.Path, help="write the chart, of the largest number of threads")
     parser.add_argument("--markdown", action="store_true", help="print the tables as docs/performance.md has them")
-    parser.add_argument("--docs", action="store_true", help="put tables and chart into docs/performance.md")
+    parser.add_argument(
+        "--docs", metavar="MACHINE", help="put tables and chart into docs/performance.md, between this machine's marks"
+    )
     parser.add_argument("--from", type=pathlib.Path, dest="source", help="report these results instead of measuring")
     parser.add_argument("--venv", type=lambda p: pathlib.Path(p).resolve(), default=environment.ROOT / "build/peers-venv")
     parser.add_argument("--no-install", action="store_true", help="measure what is installed already")
@@ -145,7 +147,7 @@ def main():
     if options.svg:
         options.svg.write_text(chart.svg(found, max(found["threads"])))
     if options.docs:
-        document.write(environment.ROOT / "docs", found)
+        document.write(environment.ROOT / "docs", options.docs, found)
     print(report.markdown(found) if options.markdown else report.text(found))
     if any("failure" in result for result in found["results"]):
         sys.exit(1)

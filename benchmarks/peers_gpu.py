@@ -71,7 +71,7 @@ def main():
     options = arguments()
     found = json.loads(options.source.read_text()) if options.source else measure(options)
     if options.docs:
-        document.put(ROOT / "docs", "peers_gpu.py", report.markdown(found))
+        document.put(ROOT / "docs", "peers_gpu.py --docs", report.markdown(found))
     print(report.markdown(found) if options.markdown else report.text(found))
     if any("failure" in result for result in found["results"]):
         sys.exit(1)

@@ -39,6 +39,14 @@ struct AmxOperands {
   AmxVectors* vectors;
 };
 
+// What is past the largest bfloat16 as that, of its sign; a NaN as it is (of the arguments of Min
+// and Max the second passes NaN). A factor that is finite in both its parts leaves zeros zero.
+HWY_INLINE Vec finite_bf16(Vec x) {
+  const F32 d;
+  const Vec most = hn::BitCast(d, hn::Set(hn::RebindToUnsigned<F32>(), 0x7f7f0000u));
+  return hn::Max(hn::Neg(most), hn::Min(most, x));
+}
+
 // 32 consecutive floats in two parts, rounded: operand A's order.
 HWY_INLINE void split_row(Vec a, Vec b, uint32_t* high, uint32_t* low) {
   const auto round = [](Vec x, Vec y) {
@@ -194,10 +202,10 @@ inline void compute_amx_gates(const DeltaRuleProblem& problem, const Sequence& s
     const Vec from_start = finite_exp(high);
     const Vec query = hn::Mul(hn::Set(d, problem.scale), load(x.norms + kAmxChunk + i));
     store(finite_exp(load(g + i)), x.step + i);
-    store(hn::Mul(from_start, key_norms), x.read + i);
-    store(hn::Mul(from_start, query), x.output + i);
+    store(finite(hn::Mul(from_start, key_norms)), x.read + i);
+    store(finite(hn::Mul(from_start, query)), x.output + i);
     const Vec to_end = difference(one(x.high, kLast), one(x.low, kLast), high, low);
-    store(hn::Mul(finite_exp(to_end), key_norms), x.to_end + i);
+    store(finite(hn::Mul(finite_exp(to_end), key_norms)), x.to_end + i);
     const int end = i + kLanes - 1;
     store(finite_exp(difference(one(x.high, end), one(x.low, end), high, low)), x.columns + i);
     for (int later = i + kLanes; later < kAmxChunk; later += kLanes) {
@@ -208,9 +216,6 @@ inline void compute_amx_gates(const DeltaRuleProblem& problem, const Sequence& s
     if (end == kLast) x.whole = hn::GetLane(finite_exp(one(x.high, kLast)));
   }
 
-  // Finite: a decay is multiplied with what may be zero. (Of Min's arguments the second passes
-  // NaN.)
-  const Vec most = hn::Set(d, std::numeric_limits<float>::max());
   for (int64_t i = 0; i < rows_of_blocks(count); ++i) {
     const Vec minus_beta = hn::Set(d, -x.beta[i]), scale = hn::Set(d, problem.scale);
     const Vec high = one(x.high, i), low = one(x.low, i);
@@ -219,15 +224,20 @@ inline void compute_amx_gates(const DeltaRuleProblem& problem, const Sequence& s
     // Stores -A's row, without a mask: what stands on the diagonal and above is not read.
     const auto row_of_p = [&](int64_t j, Vec decay) {
       const Vec kk = load(gram + j), qk = load(gram + kAmxChunk * kAmxChunk + j);
-      store(hn::Mul(hn::Mul(decay, minus_beta), kk), operands.minus_a + i * kAmxChunk + j);
-      return hn::Mul(hn::Mul(decay, scale), qk);
+      Vec minus_a = hn::Mul(decay, hn::Mul(minus_beta, kk));
+      Vec p = hn::Mul(decay, hn::Mul(scale, qk));
+      if (HWY_UNLIKELY(rises)) {
+        minus_a = finite_bf16(minus_a);
+        p = finite_bf16(p);
+      }
+      store(minus_a, operands.minus_a + i * kAmxChunk + j);
+      return p;
     };
     const auto below = [&](int64_t j) {
       if (HWY_UNLIKELY(rises)) {
         return row_of_p(j, finite_exp(difference(high, low, load(x.high + j), load(x.low + j))));
       }
-      const Vec decay = hn::Mul(one(x.rows[j / kLanes], i), load(x.columns + j));
-      return row_of_p(j, hn::Min(most, decay));
+      return row_of_p(j, hn::Mul(one(x.rows[j / kLanes], i), load(x.columns + j)));
     };
     const auto on_diagonal = [&](int64_t j) {
       // Masked before the exponential: above the diagonal the difference may be large.
@@ -249,7 +259,8 @@ inline void compute_amx_gates(const DeltaRuleProblem& problem, const Sequence& s
 
 // T = (I + A)^-1 by forward substitution in float32, eight rows by two vectors at a time, and its
 // two parts. Columns that are zero, right of a block on the diagonal, are neither computed nor
-// read.
+// read. A row is made finite before it is a factor: sums of finite products may overflow (to an
+// infinity that stays one), but are never NaN.
 inline void invert_for_tiles(const AmxOperands& operands, int64_t count) {
   const F32 d;
   constexpr int64_t n = kAmxChunk;
@@ -267,7 +278,8 @@ inline void invert_for_tiles(const AmxOperands& operands, int64_t count) {
           // The identity's element of this row is in column r + i.
           const auto here = hn::Eq(hn::Iota(d, static_cast<float>(c + j * kLanes)),
                                    hn::Set(d, static_cast<float>(r + i)));
-          tile.at[i][j] = hn::Add(tile.at[i][j], hn::IfThenElseZero(here, hn::Set(d, 1.0f)));
+          const Vec identity = hn::IfThenElseZero(here, hn::Set(d, 1.0f));
+          tile.at[i][j] = finite_bf16(hn::Add(tile.at[i][j], identity));
         }
 #pragma GCC unroll 16
         for (int m = i + 1; m < kRows; ++m) {

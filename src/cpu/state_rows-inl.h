@@ -36,6 +36,16 @@ constexpr int kDotRows = kLanes == 16 ? 8 : kQuad;
 
 constexpr int64_t kRowBlock = 8;
 
+// While the dot products run, update_part's prefetches to the first level do not. Where that leaves
+// memory idle (Xeons, whose first level waits for sixteen lines at most, and whose memory answers
+// late), the dot products ask the second level for what those will want. Not elsewhere: on Zen 5
+// the prototypes lost a fifth of their speed by prefetches (to the first level) there.
+#if defined(GDN_ISA_STATE_TO_L2)
+constexpr int64_t kStateToL2 = GDN_ISA_STATE_TO_L2;
+#else
+constexpr int64_t kStateToL2 = 0;
+#endif
+
 #if HWY_TARGET != HWY_SCALAR
 template <class D>
 HWY_INLINE auto fold_halves(D d, hn::Vec<D> x) {
@@ -88,12 +98,15 @@ HWY_INLINE void keep_in_register([[maybe_unused]] Vec& x) {
 }
 
 // Adds the products of elements j .. j + n - 1 of kDotRows rows with those of k and q.
-template <bool kWhole, class From>
+template <bool kAhead, bool kWhole, class From>
 HWY_INLINE void add_dots(const From* const (&rows)[kDotRows], const Token& token, int64_t j,
                          int64_t n, Vec (&with_k)[kDotRows], Vec (&with_q)[kDotRows]) {
   const Vec k = load(token.k + j), q = load(token.q + j);
 #pragma GCC unroll 8
   for (int r = 0; r < kDotRows; ++r) {
+    if constexpr (kAhead && kStateToL2 > 0 && std::is_same_v<From, float>) {
+      __builtin_prefetch(reinterpret_cast<const std::byte*>(rows[r] + j) + kStateToL2, 0, 2);
+    }
     Vec s = kWhole ? load(rows[r] + j) : load_n(rows[r] + j, n);
     keep_in_register(s);
     with_k[r] = hn::MulAdd(s, k, with_k[r]);
@@ -121,7 +134,7 @@ HWY_INLINE void add_pair_dots(const bf16* const (&rows)[kDotRows], const Token& 
 
 // The dot products of kDotRows rows with k and with q, which are in pair order where the rows are
 // read so.
-template <class From>
+template <bool kAhead, class From>
 HWY_INLINE void dot_rows(const From* const (&rows)[kDotRows], const Token& token, int64_t K,
                          Quad (&dot_k)[kDotRows / kQuad], Quad (&dot_q)[kDotRows / kQuad]) {
   const F32 d;
@@ -136,15 +149,15 @@ HWY_INLINE void dot_rows(const From* const (&rows)[kDotRows], const Token& token
   for (; j + kPartial * kLanes <= K; j += kPartial * kLanes) {
 #pragma GCC unroll 8
     for (int p = 0; p < kPartial; ++p) {
-      add_dots<true>(rows, token, j + p * kLanes, kLanes, with_k[p], with_q[p]);
+      add_dots<kAhead, true>(rows, token, j + p * kLanes, kLanes, with_k[p], with_q[p]);
     }
   }
 #pragma GCC unroll 8
   for (int p = 0; p < kPartial; ++p, j += kLanes) {
     if (j + kLanes <= K) {
-      add_dots<true>(rows, token, j, kLanes, with_k[p], with_q[p]);
+      add_dots<kAhead, true>(rows, token, j, kLanes, with_k[p], with_q[p]);
     } else if (j < K) {
-      add_dots<false>(rows, token, j, K - j, with_k[p], with_q[p]);
+      add_dots<kAhead, false>(rows, token, j, K - j, with_k[p], with_q[p]);
     }
   }
   for (int r = 0; r < kDotRows; r += kQuad) {
@@ -275,7 +288,7 @@ HWY_NOINLINE void step_rows(const From* from, int64_t from_stride, To* to, int64
         rows[r] = from + std::min(first + r, end - 1) * from_stride;
       }
       Quad dot_k[kDotRows / kQuad], dot_q[kDotRows / kQuad];
-      dot_rows(rows, dots, K, dot_k, dot_q);
+      dot_rows<kAhead>(rows, dots, K, dot_k, dot_q);
       for (int i = 0; i < kDotRows / kQuad; ++i) {
         const int64_t row = first + i * kQuad;
         const Quad v = hn::LoadU(d, columns.v + row);

@@ -1,10 +1,11 @@
-// AMX's tiles for prefill in bfloat16: Sapphire Rapids and later. Everything else is the AVX-512
-// kernels', which these processors have too.
+// AMX's tiles for prefill in bfloat16, and decode with prefetches for the processors that have
+// them: Sapphire Rapids and later. Everything else is the AVX-512 kernels', which they have too.
 #if defined(__x86_64__)
 #define GDN_ISA amx_bf16
 #define GDN_HWY_TARGET HWY_AVX3
 #define GDN_ISA_FEATURES ",avx512bf16"
 #define GDN_ISA_HAS_BF16_DOT
+#define GDN_ISA_STATE_TO_L2 16384
 #include "cpu/isa.h"
 // After isa.h.
 #include <algorithm>
@@ -42,6 +43,18 @@
 #include "cpu/chunk_amx_gates-inl.h"
 //
 #include "cpu/chunk_amx-inl.h"
+//
+#include "cpu/pairs-inl.h"
+//
+#include "cpu/state_rows-inl.h"
+//
+#include "cpu/state_columns-inl.h"
+//
+#include "cpu/state-inl.h"
+//
+#include "cpu/tokens-inl.h"
+//
+#include "cpu/recurrent-inl.h"
 
 namespace gdn::cpu {
 
@@ -59,6 +72,8 @@ const Kernels& amx_bf16_kernels() {
     k.repeated_of_bf16 = 2;  // with inverses; the columns themselves are quick
     k.chunk_bf16_scratch = &amx_bf16::chunk_amx_scratch;
     k.chunk_bf16 = &amx_bf16::chunk_amx;
+    k.recurrent_scratch = &amx_bf16::recurrent_scratch;
+    k.recurrent = &amx_bf16::recurrent;
     return k;
   }();
   return kernels;
