@@ -5,7 +5,7 @@
     benchmarks/peers_gpu.py --quick                          tiny shapes, to see that all peers work
     benchmarks/peers_gpu.py --peers libgdn,flashinfer --work prefill-1x8192,decode
     benchmarks/peers_gpu.py --json FILE --markdown
-    benchmarks/peers_gpu.py --from FILE --docs               docs/performance.md, from an earlier run
+    benchmarks/peers_gpu.py --from FILE --docs h200          docs/performance.md, from an earlier run
 
 Runs in an environment with a PyTorch for CUDA, gdn (`pip install .`) and those peers that it finds:
 
@@ -48,11 +48,11 @@ def arguments():
     parser.add_argument("--quick", action="store_true", help="tiny shapes and few samples")
     parser.add_argument("--json", type=pathlib.Path, help="write the results, after every piece of work")
     parser.add_argument("--markdown", action="store_true", help="print the tables as docs/performance.md has them")
-    parser.add_argument("--docs", action="store_true", help="put the tables into docs/performance.md")
+    parser.add_argument(
+        "--docs", metavar="MACHINE", help="put the tables into docs/performance.md, between this machine's marks"
+    )
     parser.add_argument("--from", type=pathlib.Path, dest="source", help="report these results instead of measuring")
     options = parser.parse_args()
-    if options.docs and options.quick:
-        parser.error("--docs: not with the shapes of --quick")
     options.rounds = options.rounds or (3 if options.quick else 15)
     return options
 
@@ -70,8 +70,12 @@ def measure(options):
 def main():
     options = arguments()
     found = json.loads(options.source.read_text()) if options.source else measure(options)
+    if not found["results"]:
+        sys.exit(f"--work: no name begins with {', '.join(options.work)}")
     if options.docs:
-        document.put(ROOT / "docs", "peers_gpu.py --docs", report.markdown(found))
+        if found["quick"]:
+            sys.exit("--docs: not with the shapes of --quick")
+        document.put(ROOT / "docs", f"peers_gpu.py --docs {options.docs}", report.markdown(found))
     print(report.markdown(found) if options.markdown else report.text(found))
     if any("failure" in result for result in found["results"]):
         sys.exit(1)

@@ -135,7 +135,6 @@ struct Pieces {
 };
 
 __device__ inline bool leads() { return threadIdx.x % kWarp == 0; }
-__device__ inline bool arrives() { return threadIdx.x % kWarp < kArrivals; }
 
 // No block ends while the other of its cluster may still tell it that a stage is empty.
 template <int kStages>

@@ -153,7 +153,7 @@ __device__ __forceinline__ void walk_state(Shared<K>& m, const DeltaRuleProblem&
                            ? static_cast<int>(layout.segments.first_boundary(range.in_part(part)))
                            : -1;
   // Chunks in 32 bits: registers are short while it walks.
-  const int every = static_cast<int>(p.checkpoint_every / kChunk);
+  const int every = static_cast<int>(min(p.checkpoint_every / kChunk, int64_t{INT32_MAX}));
   const int whole = static_cast<int>(range.s.length / kChunk), end = static_cast<int>(block.end);
   for (int c = static_cast<int>(block.begin); c < end;) {
     const int left = end - c, to_checkpoint = every > 0 ? every - c % every : left;
@@ -182,21 +182,22 @@ __device__ __forceinline__ void walk_block(Shared<K>& m, const DeltaRuleProblem&
                                            const Layout& layout, const Part& part, Pass pass,
                                            std::byte* workspace) {
   const Shape& shape = p.shape;
-  const auto wait_if_asked = [] {
+  // A block with nothing to walk waits, as the warp that loads records would.
+  const auto wait_for_before = [] {
     if constexpr (kOutputs) wait_for_kernel_before();
   };
   const Job job = job_of(p, layout, part, pass, flag);
-  if (job.n < 0) return wait_if_asked();
+  if (job.n < 0) return wait_for_before();
   if (job.n >= p.sequences.count) {
-    wait_if_asked();
+    wait_for_before();
     if (part.last) zero_columns<T>(p, tail_of(p.sequences), job.head, job.v0);
     return;
   }
   const Range range = range_of(p, part, job.n, flag);
-  if (!range.here) return wait_if_asked();
+  if (!range.here) return wait_for_before();
   const InitialState initial = initial_of(p, job.n, flag);
   if (initial.skip) {
-    wait_if_asked();
+    wait_for_before();
     if (range.begins && job.segment == 0) zero_columns<T>(p, range.s, job.head, job.v0);
     return;
   }
@@ -232,12 +233,14 @@ __device__ __forceinline__ void walk_block(Shared<K>& m, const DeltaRuleProblem&
   }
 }
 
-// Walks with outputs begin while the kernel before, which leaves records or states, still runs:
-// then they set up, and load tokens and states that the call began with, which no kernel of the
-// call has written. Who loads records waits, and so do all warps, for these, and who writes zeros
-// or loads other states. Walks without outputs run beside those of the first segments: they do not
-// wait for the kernel before, but end after it, so that the end of a kernel is the end of all
-// before it.
+// Walks with outputs begin while kernels before still run: of this part the preparation or the
+// fold, and, as a later part's preparation lets the next in at once, the walk of the part before.
+// Until they have ended a block sets up, and loads tokens and states that the call began with,
+// which no kernel of the call writes (written slots are no other sequence's to read). Who loads
+// records waits, and with it, behind its barriers, all who use them; so does who writes zeros or
+// loads another state. A walk of no chunks stores at once the state that it began with. Walks
+// without outputs run beside those of the first segments: they do not wait for the kernel before,
+// but end after it, so that the end of a kernel is the end of all before it.
 template <class T, int K, bool kOutputs>
 __global__ void __launch_bounds__(kThreads, 1)
     walk_kernel(const __grid_constant__ DeltaRuleProblem p, const __grid_constant__ TokenMaps maps,

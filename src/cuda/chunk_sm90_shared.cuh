@@ -23,6 +23,7 @@ constexpr bool kForRacecheck = true;
 constexpr bool kForRacecheck = false;
 #endif
 constexpr int kArrivals = kForRacecheck ? kWarp : 1;  // of the lanes of a warp
+__device__ inline bool arrives() { return threadIdx.x % kWarp < kArrivals; }
 constexpr int kTileBytes = kChunk * 64 * 2;
 
 // T or P: the panels of chunk_sm90_record.h, each with all its rows, those above the diagonal zero.
@@ -54,7 +55,7 @@ struct Products {
 };
 
 // Stages, filled ahead, of three kinds, for a chunk holds each of them for another time: its tokens
-// throughout, T and the rest for a third of it. A load takes somewhat longer than a chunk.
+// for four fifths of it, T and the rest for a third. A load takes somewhat longer than a chunk.
 template <int K>
 struct Shared {
   static constexpr int kTokenStages = 3, kRecordStages = 2, kOutStages = 2;
@@ -66,8 +67,9 @@ struct Shared {
   uint64_t inverse_full[kRecordStages], inverse_empty[kRecordStages];
   uint64_t products_full[kRecordStages], products_empty[kRecordStages];
   uint64_t out_full[kOutStages], out_empty[kOutStages];
-  // Of the warps' residuals: whether float16 holds them, by turns, and the largest.
-  alignas(4) uint8_t held[2][kStateWarps];
+  // Of the warps' residuals: whether float16 holds them, by turns (those of the record's stages),
+  // and the largest.
+  alignas(4) uint8_t held[kRecordStages][kStateWarps];
   alignas(16) uint32_t largest[kStateWarps];
 };
 

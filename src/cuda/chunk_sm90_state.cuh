@@ -166,7 +166,8 @@ struct StateColumns {
     }
   }
 
-  // A stage, when the warp has read it, to the loading warps of all blocks of the cluster.
+  // A stage, when the warp has read it, to the loading warps of all blocks of the cluster. What the
+  // other block then writes comes a round trip later than what this warp has read.
   __device__ __forceinline__ void give_back(const uint64_t& empty) const {
     __syncwarp();
     if (lane < kArrivals) arrive(shared_address(&empty));
@@ -284,13 +285,15 @@ struct StateColumns {
     }
   }
 
-  // Whether float16 holds X as it is: if no warp has an element too large, and one has one large
-  // enough. A byte a warp. `turn`: another one than that of the call before.
+  // The answers of all warps, a byte each: whether it has an element of X that is too large, and
+  // one that is large enough. `turn`: another one than that of the call before.
   __device__ uint32_t exchange_held(bool large, bool enough, int turn) {
     if (lane == 0) m.held[turn][warp] = static_cast<uint8_t>((large ? 2 : 0) + enough);
     sync_threads<kGroup>(1);
     return *reinterpret_cast<const uint32_t*>(m.held[turn]);
   }
+  // Whether float16 holds X as it is: no warp has an element too large, and one has one large
+  // enough.
   __device__ static bool all_held(uint32_t held) {
     return (held & 0x02020202u) == 0 && (held & 0x01010101u) != 0;
   }
@@ -450,7 +453,7 @@ struct StateColumns {
     give_back(m.products_empty[record_at.stage]);
     record_at.advance();
   }
-  // Once the output is: packed, and the prepared matrices are free.
+  // Once the output is: packed, and P and the keys are given back.
   __device__ void finish_out(uint32_t (&packed)[kChunk / 4]) {
     pin(out);
     give_back_products();
@@ -463,8 +466,8 @@ struct StateColumns {
     pin(packed);
   }
 
-  // The output of a chunk to shared memory, for the warp that stores it, once that is done with
-  // what was there.
+  // The output of a chunk to shared memory, for the warp that stores it. Its place is free: see
+  // wait_for_tokens.
   __device__ void put_out(const uint32_t (&packed)[kChunk / 4]) {
 #pragma unroll
     for (uint32_t pair = 0; pair < kTokenTiles / 2; ++pair) {
@@ -477,7 +480,8 @@ struct StateColumns {
     out_at.advance();
   }
 
-  // Until the tokens of a chunk are there, and the place of the output before it.
+  // Until the tokens of a chunk are there, and a place for the output of the one before it; loads v
+  // and a.
   template <bool kOutputs>
   __device__ __forceinline__ void wait_for_tokens() {
     const uint32_t full = shared_address(&m.tokens_full[tokens_at.stage]);
@@ -497,13 +501,10 @@ struct StateColumns {
     multiply_keys(m.tokens[tokens_at.stage]);
   }
 
-  // So many chunks, at least 1. Products are in flight from
-  // one chunk to the next, but never around the loop, where the compiler would wait for each.
+  // So many chunks, at least 1. Products are in flight from one chunk to the next, but never around
+  // the loop, where the compiler would wait for each.
   template <bool kOutputs>
   __device__ __forceinline__ void walk(int count) {
-    const auto wait_for_room = [&] {
-      wait_barrier(shared_address(&m.out_empty[out_at.stage]), out_at.phase ^ 1);
-    };
     uint32_t packed[kChunk / 4];
     wait_for_tokens<kOutputs>();
     begin();
@@ -530,7 +531,7 @@ struct StateColumns {
     finish_state();
     if constexpr (kOutputs) {
       finish_out(packed);
-      wait_for_room();
+      wait_barrier(shared_address(&m.out_empty[out_at.stage]), out_at.phase ^ 1);
       put_out(packed);
     } else {
       give_back_products();

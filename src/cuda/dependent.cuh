@@ -13,9 +13,11 @@ namespace gdn::cuda {
 //     waited for by then, or what that one may read before its own wait. It may write what no
 //     kernel that may still run reads or writes. A prefetch is no read, nor is a load of which only
 //     a prefetch depends and whose value is read again after the wait.
-//   - It waits in every thread that reads or writes anything else, and where there is none, in one
-//     thread of one block, at the latest at its end: so the end of a kernel is the end of all
-//     before it, and who waits for the last one has waited for all.
+//   - It waits in every thread that reads or writes anything else, unless that comes behind a
+//   barrier
+//     of another that has waited; and where there is none, in one thread of one block, at the
+//     latest at its end: so the end of a kernel is the end of all before it, and who waits for the
+//     last one has waited for all.
 //   - It lets the next one in after its wait: that is what the next may read before its own relies
 //     on. Earlier only where the next is known, and reads before its wait nothing but what the
 //     second rule allows this one to.

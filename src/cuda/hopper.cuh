@@ -60,6 +60,7 @@ __device__ __forceinline__ void wait_barriers(BarrierPhase a, BarrierPhase b) {
       "r"(a.parity), "r"(b.barrier), "r"(b.parity)
       : "memory");
 }
+
 // --- Clusters: blocks that run at the same time and reach each other's shared memory.
 
 __device__ __forceinline__ int cluster_rank() {

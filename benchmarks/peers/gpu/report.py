@@ -11,8 +11,8 @@ GROUPS = {
 NOTES = """\
 Medians in microseconds; in parentheses how many times as long as libgdn. "bytes" is the time that the fewest bytes
 (inputs read once, results written once) take at the rate of the copy. Prefill starts from states and leaves states; g
-and beta are given (FlashInfer gets exp(g)). libgdn normalises q and k inside; FlashInfer and FLA get normalised ones;
-"its l2norm" is FlashInfer with its own kernel for that. Decode computes gates and norms inside, on states in a pool, in
+and beta are given (FlashInfer gets exp(g)). libgdn normalises q and k inside; FlashInfer and FLA get normalised ones,
+rounded to bfloat16, which is part of their errors; "its l2norm" is FlashInfer with its own kernel for that. Decode computes gates and norms inside, on states in a pool, in
 place; FLA's has no pool and leaves new states. FlashInfer with or without its context parallelism, FLA with either
 layout of states: the faster counts."""
 

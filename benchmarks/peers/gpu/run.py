@@ -18,47 +18,52 @@ CACHES = 3.2  # sizes of the second-level cache that the copies of the inputs fi
 say = on_cpu.say
 
 
-def checked(call, expected):
-    """Relative L2 errors (output, states) of the call on copy 0, and whether they are those of the operator."""
-    out, states = call.result(call.run(0))
-    errors = tuple(relative(found, wanted) for found, wanted in zip((out, states), expected))
-    return errors, max(errors) < on_cpu.WRONG
+def why_not(call, expected):
+    """Why the call is not timed, if its result on copy 0 is not the operator's; notes its errors."""
+    try:
+        out, states = call.result(call.run(0))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        return f"{type(error).__name__}: {error}"
+    call.errors = tuple(relative(found, wanted) for found, wanted in zip((out, states), expected))
+    if max(call.errors) < on_cpu.WRONG:
+        return None
+    return "wrong by {:.1e} (out), {:.1e} (states)".format(*call.errors)
 
 
 def calls_of(peer, inputs, expected):
-    """The peer's right calls, the errors of the first, and why it is not timed."""
-    kept, errors = [], None
+    """The peer's right calls, and what is wrong with the others."""
+    kept, failures = [], []
     for call in peer.decode(inputs) if inputs.work.decode else peer.prefill(inputs):
-        found, right = checked(call, expected)
-        if not right:
-            return [], found, "wrong by {:.1e} (out), {:.1e} (states) {}".format(*found, call.note)
-        errors = errors or found
-        kept.append(call)
-    return kept, errors, None
+        failure = why_not(call, expected)
+        if failure:
+            failures.append(f"{call.note} {failure}".strip())
+            say(f"{inputs.work.id}: {peer.NAME}, {failures[-1]}")
+        else:
+            kept.append(call)
+    return kept, failures
 
 
 def results_of(of, peers, rounds, cache, device):
     inputs = work.Inputs(of, cache, device)
     expected = work.reference(inputs)
-    graphs, notes, errors = {}, {}, {}
+    graphs, chosen = {}, {}
     for peer in peers:
-        try:
-            calls, errors[peer.NAME], failure = calls_of(peer, inputs, expected)
-            if calls:
-                call, graphs[peer.NAME] = measure.fastest(calls, inputs.copies)
-                notes[peer.NAME] = call.note
-        except (RuntimeError, ValueError, AssertionError) as error:
-            failure = f"{type(error).__name__}: {error}"
-        if failure:
-            say(f"{of.id}: {peer.NAME} is not timed: {failure}")
-            yield dict(peer=peer.NAME, failure=failure, errors=errors.get(peer.NAME))
+        calls, failures = calls_of(peer, inputs, expected)
+        if calls:
+            try:
+                chosen[peer.NAME], graphs[peer.NAME] = measure.fastest(calls, inputs.copies)
+            except (RuntimeError, ValueError, AssertionError) as error:
+                failures.append(f"{type(error).__name__}: {error}")
+        if failures and peer.NAME not in graphs:
+            say(f"{of.id}: {peer.NAME} is not timed")
+            yield dict(peer=peer.NAME, failure="; ".join(failures), errors=None)
     del expected
     samples = measure.take_turns(graphs, rounds)
     for name in graphs:
         result = dict(
             peer=name,
-            note=notes[name],
-            errors=errors[name],
+            note=chosen[name].note,
+            errors=chosen[name].errors,
             calls=graphs[name].calls,
             samples=len(samples[name]),
             us={key: value * 1e6 for key, value in quantiles(samples[name]).items()},
