@@ -23,6 +23,7 @@ import tempfile
 import time
 
 from peers import chart, document, environment, report
+from peers.arguments import words
 
 PEERS = ["libgdn", "pytorch", "huggingface", "vllm", "zentorch", "onnxruntime", "llama.cpp", "memory"]
 
@@ -32,17 +33,6 @@ ALLOCATORS = {
     "tuned": "glibc.malloc.mmap_threshold=17179869184:glibc.malloc.trim_threshold=17179869184:glibc.malloc.hugetlb=1",
     "default": "",
 }
-
-
-def words(allowed):
-    def parse(text):
-        found = text.split(",")
-        for word in found:
-            if word not in allowed:
-                raise argparse.ArgumentTypeError(f"{word} is none of {', '.join(allowed)}")
-        return found
-
-    return parse
 
 
 def arguments():

@@ -21,23 +21,16 @@ import pathlib
 import sys
 
 from peers import document
+from peers.arguments import words
 from peers.gpu import report
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PEERS = ["libgdn", "flashinfer", "fla"]
 
 
-def words(text):
-    found = text.split(",")
-    for word in found:
-        if word not in PEERS:
-            raise argparse.ArgumentTypeError(f"{word} is none of {', '.join(PEERS)}")
-    return found
-
-
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", type=words, default=PEERS, help=", ".join(PEERS))
+    parser.add_argument("--peers", type=words(PEERS), default=PEERS, help=", ".join(PEERS))
     parser.add_argument(
         "--work",
         type=lambda text: text.split(","),
