@@ -54,6 +54,13 @@ struct Products {
   Panels P;
 };
 
+// A state in memory.
+struct StatePlace {
+  std::byte* block = nullptr;  // its first element of the columns; nullptr: nowhere
+  DType dtype = DType::kF32;
+  StateLayout layout = StateLayout::kVK;
+};
+
 // Stages, filled ahead, of three kinds, for a chunk holds each of them for another time: its tokens
 // for four fifths of it, T and the rest for a third. A load takes somewhat longer than a chunk.
 template <int K>
@@ -71,6 +78,7 @@ struct Shared {
   // and the largest.
   alignas(4) uint8_t held[kRecordStages][kStateWarps];
   alignas(16) uint32_t largest[kStateWarps];
+  StatePlace end[kStateWarps];  // where the state goes
 };
 
 // Which of kStages a chunk has, and which phase of its barriers.
@@ -83,6 +91,11 @@ struct Cursor {
       stage = 0;
       phase ^= 1;
     }
+  }
+  __device__ __forceinline__ Cursor next() const {
+    Cursor after = *this;
+    after.advance();
+    return after;
   }
 };
 

@@ -43,12 +43,12 @@ __device__ __forceinline__ uint32_t largest_of_warp(uint32_t magnitude) {
   return __reduce_max_sync(kAllLanes, magnitude);
 }
 
-// A state in memory.
-struct StatePlace {
-  std::byte* block = nullptr;  // its first element of the columns; nullptr: nowhere
-  DType dtype = DType::kF32;
-  StateLayout layout = StateLayout::kVK;
-};
+// Whether the powers of two of a chunk are all 1; without a branch.
+__device__ __forceinline__ bool powers_are_one(const RecordVectors& vectors) {
+  const uint32_t one = __float_as_uint(1.0f);
+  return ((__float_as_uint(vectors.T_power) ^ one) | (__float_as_uint(vectors.P_power) ^ one) |
+          (__float_as_uint(vectors.growth) ^ one)) == 0;
+}
 
 template <class T, int K>
 struct StateColumns {
@@ -68,6 +68,11 @@ struct StateColumns {
   using RecordCursor = Cursor<Shared<K>::kRecordStages>;
 
   Shared<K>& m;
+  // Whether the lane tells the other block of a cluster that stages are empty, and how far that
+  // one's shared memory is.
+  bool tells_other = threadIdx.x % kWarp >= kWarp - kArrivals && cluster_size() > 1;
+  uint32_t to_other =
+      cluster_distance(shared_address(&m), cluster_size() > 1 ? cluster_rank() ^ 1 : 0);
   uint32_t least = kLeast;
   int warp = static_cast<int>(threadIdx.x) / kWarp;
   int lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -83,6 +88,7 @@ struct StateColumns {
   float packed_unit[2] = {1, 1};      // S was over it when it was packed; 1 in bfloat16
   float unit = 1;                     // of X and V_new
   float state_unit = 1;               // of S from its decay to its update
+  bool plain = true;                  // all units are 1: that of X and the powers of the record
   float x[kChunk / 2];                // S K^T, then V_new
   float out[kChunk / 2];              // S Q^T, then O
   float out_unit = 1;                 // what O is to be times
@@ -112,6 +118,26 @@ struct StateColumns {
       }
     }
   }
+  // The same of two elements side by side, which make whole sectors of memory.
+  template <class E>
+  struct alignas(2 * sizeof(E)) Pair {
+    E x, y;
+  };
+  template <class E>
+  __device__ static bool has_pairs(E* block, StateLayout layout) {
+    return layout == StateLayout::kVK && is_aligned(block, 2 * sizeof(E));
+  }
+  template <class P, class Body>
+  __device__ void for_each_pair(P* block, const Body& body) {
+    P* first = block + (warp * 16 + lane / 4) * (K / 2) + lane % 4;
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        body(S[4 * tile + 2 * r], S[4 * tile + 2 * r + 1], first[r * 8 * (K / 2) + tile * 4]);
+      }
+    }
+  }
   // From nowhere: zeros.
   __device__ void load(const StatePlace& place, int64_t V) {
     if (place.block == nullptr) {
@@ -121,15 +147,32 @@ struct StateColumns {
     }
     with_element(place.dtype, [&](auto e) {
       using E = decltype(e);
-      for_each_element(reinterpret_cast<const E*>(place.block), V, place.layout,
-                       [](float& s, const E& from) { s = to_float(from); });
+      const auto* block = reinterpret_cast<const E*>(place.block);
+      if (has_pairs(block, place.layout)) {
+        for_each_pair(reinterpret_cast<const Pair<E>*>(block),
+                      [](float& s0, float& s1, const Pair<E>& from) {
+                        const Pair<E> both = from;
+                        s0 = to_float(both.x);
+                        s1 = to_float(both.y);
+                      });
+        return;
+      }
+      for_each_element(block, V, place.layout, [](float& s, const E& from) { s = to_float(from); });
     });
   }
   __device__ void store(const StatePlace& place, int64_t V) {
     if (place.block == nullptr) return;
     with_element(place.dtype, [&](auto e) {
       using E = decltype(e);
-      for_each_element(reinterpret_cast<E*>(place.block), V, place.layout,
+      auto* block = reinterpret_cast<E*>(place.block);
+      if (has_pairs(block, place.layout)) {
+        for_each_pair(reinterpret_cast<Pair<E>*>(block),
+                      [](const float& s0, const float& s1, Pair<E>& to) {
+                        to = {from_float<E>(s0), from_float<E>(s1)};
+                      });
+        return;
+      }
+      for_each_element(block, V, place.layout,
                        [](const float& s, E& to) { to = from_float<E>(s); });
     });
   }
@@ -171,9 +214,7 @@ struct StateColumns {
   __device__ __forceinline__ void give_back(const uint64_t& empty) const {
     __syncwarp();
     if (lane < kArrivals) arrive(shared_address(&empty));
-    if (lane >= kWarp - kArrivals && cluster_size() > 1) {
-      arrive_at(shared_address(&empty), cluster_rank() ^ 1);
-    }
+    if (tells_other) arrive_in_cluster(shared_address(&empty) + to_other);
   }
 
   // ---- Products
@@ -343,8 +384,9 @@ struct StateColumns {
     const Inverse& matrices = m.inverse[record_at.stage];
     const RecordVectors& vectors = tokens.vectors;
     if constexpr (kOutputs) multiply_queries(tokens, 0, kEarlySteps);
-    meanwhile();
+    // Before what `meanwhile` asks of shared memory, which a look at a barrier would wait for.
     wait_barrier(shared_address(&m.inverse_full[record_at.stage]), record_at.phase);
+    meanwhile();
     wait_wgmma<kOutputs ? 1 : 0>();
     pin(x);
     for_each_residual(next_v, next_residual, [&](float2 residual, int at) {
@@ -363,23 +405,22 @@ struct StateColumns {
 
     // The decay of S fills the time in which the other warps' answers come; loaded after the
     // request for them, lest the compiler puts it before.
-    const uint32_t held = exchange_held(large, enough, record_at.stage);
-    const float decay = vectors.decay, T_power = vectors.T_power;
+    const bool held = all_held(exchange_held(large, enough, record_at.stage));
+    const float decay = vectors.decay;
+    plain = __all_sync(kAllLanes, held & powers_are_one(vectors));
 #pragma unroll
     for (float& s : S) s *= decay;
     pin(S);
     float2 of_token[kTokenTiles];
     load_vector(vectors.update, of_token);
     unit = 1;
-    if (__builtin_expect(!all_held(held), 0)) rescue(tokens, matrices);
-    out_unit = unit * T_power * vectors.P_power;
-    state_unit = unit * vectors.growth;
+    if (__builtin_expect(!plain, 0)) {
+      if (!held) rescue(tokens, matrices);
 #pragma unroll
-    for (float2& d : of_token) d = {d.x * T_power, d.y * T_power};
-    wait_barrier(shared_address(&m.products_full[record_at.stage]), record_at.phase);
+      for (float2& d : of_token) d = {d.x * vectors.T_power, d.y * vectors.T_power};
+    }
     wait_wgmma<kOutputs ? 1 : 0>();
     pin(x);
-    give_back(m.inverse_empty[record_at.stage]);
 #pragma unroll
     for (int tile = 0; tile < kTokenTiles; ++tile) {
 #pragma unroll
@@ -396,13 +437,20 @@ struct StateColumns {
     }
   }
 
-  // From there to the state after the chunk and its output, in flight.
-  template <bool kOutputs>
+  // From there to the state after the chunk and its output, in flight. kMore: also waits for the
+  // tokens of the next chunk, behind the products of S and before what has time until they are
+  // done. That ptxas would put between the products, but not across a look at a barrier.
+  template <bool kOutputs, bool kPlain, bool kMore>
   __device__ __forceinline__ void update() {
+    if constexpr (!kPlain) {
+      const RecordVectors& vectors = m.tokens[tokens_at.stage].vectors;
+      out_unit = unit * vectors.T_power * vectors.P_power;
+      state_unit = unit * vectors.growth;
+    }
     const Products<K>& products = m.products[record_at.stage];
+    wait_barrier(shared_address(&m.products_full[record_at.stage]), record_at.phase);
     const uint64_t keys = operand_of(products.keys.k, kTileBytes);
     float2 b[kTokenTiles];
-    if constexpr (kOutputs) load_vector(m.tokens[tokens_at.stage].vectors.output, b);
     fence_wgmma();
 #pragma unroll
     for (int step = 0; step < kChunk / 16; ++step) {
@@ -414,11 +462,14 @@ struct StateColumns {
       }
     }
     commit_wgmma();
+    if constexpr (kMore) wait_for_tokens<kOutputs>(tokens_at.next());
+    if constexpr (kOutputs) load_vector(m.tokens[tokens_at.stage].vectors.output, b);
+    give_back(m.inverse_empty[record_at.stage]);
     if constexpr (!kOutputs) return give_back_tokens();
-    const float inverse = inverse_power(out_unit);
+    const float inverse = kPlain ? 1.0f : inverse_power(out_unit);
 #pragma unroll
     for (int tile = 0; tile < kTokenTiles; ++tile) {
-      b[tile] = {b[tile].x * inverse, b[tile].y * inverse};
+      if constexpr (!kPlain) b[tile] = {b[tile].x * inverse, b[tile].y * inverse};
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         float* o = out + 4 * tile + 2 * r;
@@ -439,11 +490,14 @@ struct StateColumns {
     commit_wgmma();
   }
   // Once S is there.
-  __device__ void finish_state() {
+  template <bool kPlain>
+  __device__ __forceinline__ void finish_state() {
     pin(S);
-    if (__builtin_expect(state_unit == 1, 1)) return;
+    if constexpr (!kPlain) {
+      if (__builtin_expect(state_unit == 1, 1)) return;
 #pragma unroll
-    for (float& s : S) s *= state_unit;
+      for (float& s : S) s *= state_unit;
+    }
   }
   __device__ void give_back_tokens() {
     give_back(m.tokens_empty[tokens_at.stage]);
@@ -454,10 +508,11 @@ struct StateColumns {
     record_at.advance();
   }
   // Once the output is: packed, and P and the keys are given back.
-  __device__ void finish_out(uint32_t (&packed)[kChunk / 4]) {
+  template <bool kPlain>
+  __device__ __forceinline__ void finish_out(uint32_t (&packed)[kChunk / 4]) {
     pin(out);
     give_back_products();
-    if (__builtin_expect(out_unit != 1, 0)) {
+    if (!kPlain && __builtin_expect(out_unit != 1, 0)) {
 #pragma unroll
       for (float& o : out) o *= out_unit;
     }
@@ -480,17 +535,19 @@ struct StateColumns {
     out_at.advance();
   }
 
-  // Until the tokens of a chunk are there, and a place for the output of the one before it; loads v
-  // and a.
+  // Until the tokens of a chunk are there, and a place for the output of the one before it.
   template <bool kOutputs>
-  __device__ __forceinline__ void wait_for_tokens() {
-    const uint32_t full = shared_address(&m.tokens_full[tokens_at.stage]);
+  __device__ __forceinline__ void wait_for_tokens(const TokenCursor& at) {
+    const uint32_t full = shared_address(&m.tokens_full[at.stage]);
     if constexpr (kOutputs) {
-      wait_barriers({full, tokens_at.phase},
+      wait_barriers({full, at.phase},
                     {shared_address(&m.out_empty[out_at.stage]), out_at.phase ^ 1});
     } else {
-      wait_barrier(full, tokens_at.phase);
+      wait_barrier(full, at.phase);
     }
+  }
+  // v and a of the chunk.
+  __device__ __forceinline__ void load_tokens() {
     const Tokens<K>& tokens = m.tokens[tokens_at.stage];
     load_values(tokens, next_v);
     load_vector(tokens.vectors.residual, next_residual);
@@ -501,36 +558,51 @@ struct StateColumns {
     multiply_keys(m.tokens[tokens_at.stage]);
   }
 
+  // From a chunk's V_new to that of the next one. kPlain: the chunk is, so that nothing looks at
+  // its units, and jumps over what they would want: a jump takes as long as some 30 instructions.
+  template <bool kOutputs, bool kPlain>
+  __device__ __forceinline__ void turn(uint32_t (&packed)[kChunk / 4]) {
+    update<kOutputs, kPlain, true>();
+    load_tokens();
+    wait_wgmma<kOutputs ? 1 : 0>();
+    finish_state<kPlain>();
+    if constexpr (kOutputs) {
+      begin();
+      wait_wgmma<1>();
+      finish_out<kPlain>(packed);
+      solve<kOutputs>([&] { put_out(packed); });
+    } else {
+      give_back_products();
+      begin();
+      solve<kOutputs>([] {});
+    }
+  }
+
   // So many chunks, at least 1. Products are in flight from one chunk to the next, but never around
   // the loop, where the compiler would wait for each.
   template <bool kOutputs>
   __device__ __forceinline__ void walk(int count) {
     uint32_t packed[kChunk / 4];
-    wait_for_tokens<kOutputs>();
+    wait_for_tokens<kOutputs>(tokens_at);
+    load_tokens();
     begin();
     solve<kOutputs>([] {});
+    int left = count - 1;
 #pragma unroll 1
-    for (int left = count - 1; left > 0; --left) {
-      update<kOutputs>();
-      wait_for_tokens<kOutputs>();
-      wait_wgmma<kOutputs ? 1 : 0>();
-      finish_state();
+    while (left > 0) {
       if constexpr (kOutputs) {
-        begin();
-        wait_wgmma<1>();
-        finish_out(packed);
-        solve<kOutputs>([&] { put_out(packed); });
-      } else {
-        give_back_products();
-        begin();
-        solve<kOutputs>([] {});
+#pragma unroll 1
+        for (; plain && left > 0; --left) turn<kOutputs, true>(packed);
+        if (left == 0) break;
       }
+      turn<kOutputs, false>(packed);
+      --left;
     }
-    update<kOutputs>();
+    update<kOutputs, false, false>();
     wait_wgmma<0>();
-    finish_state();
+    finish_state<false>();
     if constexpr (kOutputs) {
-      finish_out(packed);
+      finish_out<false>(packed);
       wait_barrier(shared_address(&m.out_empty[out_at.stage]), out_at.phase ^ 1);
       put_out(packed);
     } else {

@@ -77,24 +77,40 @@ __device__ __forceinline__ int cluster_size() {
 __device__ __forceinline__ void sync_cluster() {
   asm volatile("barrier.cluster.arrive.relaxed;\nbarrier.cluster.wait;" ::: "memory");
 }
-// At the barrier that a block of the cluster has where this block has `barrier`. Of what this
-// thread did it orders no more than an arrival in its own block: with the scope of a cluster it
-// would first wait for all that the thread has in flight.
-__device__ __forceinline__ void arrive_at(uint32_t barrier, int rank) {
-  asm volatile(
-      "{\n"
-      ".reg .b32 there;\n"
-      "mapa.shared::cluster.u32 there, %0, %1;\n"
-      "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
-      "}" ::"r"(barrier),
-      "r"(rank)
-      : "memory");
+// From an address in this block's shared memory to the same place in that of another block of the
+// cluster, for arrive_in_cluster. The same for all addresses: a block's number is a part of them.
+__device__ __forceinline__ uint32_t cluster_distance(uint32_t address, int rank) {
+  uint32_t there;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
+  return there - address;
+}
+// At a barrier of a block of the cluster. Of what this thread did it orders no more than an arrival
+// in its own block: with the scope of a cluster it would first wait for all that the thread has in
+// flight.
+__device__ __forceinline__ void arrive_in_cluster(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
 // Threads of some warps, by the number of one of the 16 hardware barriers; 0 is __syncthreads'.
 template <int kThreads>
 __device__ __forceinline__ void sync_threads(int number) {
   asm volatile("bar.sync %0, %1;" ::"r"(number), "n"(kThreads) : "memory");
+}
+
+// --- Flags in global memory: what a thread wrote before it raised one, or knows to be written, by
+// bulk copies too, is seen by who has found it raised, and by bulk copies that that one starts.
+
+__device__ __forceinline__ void raise(uint32_t* flag) {
+  asm volatile("fence.proxy.async;\nst.release.gpu.global.u32 [%0], 1;" ::"l"(flag) : "memory");
+}
+__device__ __forceinline__ bool is_raised(const uint32_t* flag) {
+  uint32_t value;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
+  return value != 0;
+}
+// After flags were found raised, before the bulk copies.
+__device__ __forceinline__ void fence_async_proxy_of_all() {
+  asm volatile("fence.proxy.async;" ::: "memory");
 }
 
 // --- Bulk copies; 16-byte aligned, of a multiple of 16 bytes.
