@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <atomic>
 
+#include "cuda/chunk_beside.h"
 #include "cuda/chunk_record.h"
 #include "cuda/chunk_sm90_record.h"
 #include "cuda/chunk_sm90_stages.h"
@@ -51,6 +52,8 @@ sm90::Layout chunk_sm90_layout(const Shape& shape, const Device& device) {
   layout.records = records(layout.parts.of_one);
   layout.boundaries = {layout.segments.boundaries(layout.parts.of_one), shape.value_heads, shape.K,
                        shape.V, layout.records.bytes(layout.parts)};
+  layout.beside = sm90::choose_beside(shape, device, layout.parts, layout.segments);
+  layout.beside.offset = layout.boundaries.offset + layout.boundaries.bytes();
   return layout;
 }
 
@@ -67,7 +70,7 @@ Status chunk_sm90(const DeltaRuleProblem& problem, const Device& device, std::by
     const auto walk = [&](sm90::Pass pass) {
       return sm90::walk(problem, maps, layout, part, pass, workspace, stream);
     };
-    status = sm90::prepare(problem, device, layout.records, part, workspace, stream);
+    status = sm90::prepare(problem, device, layout.records, layout.beside, part, workspace, stream);
     if (status.ok()) status = walk(sm90::Pass::kFirst);
     if (!layout.segments.split()) continue;
     if (status.ok()) status = walk(sm90::Pass::kBefore);

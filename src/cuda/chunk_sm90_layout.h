@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "cuda/chunk_sm90_beside.h"
 #include "cuda/chunk_sm90_record.h"
 #include "cuda/chunk_sm90_segments.h"
 
@@ -13,8 +14,9 @@ struct Layout {
   Records records;
   Segments segments;
   Boundaries boundaries;  // behind the records
+  Beside beside;          // its flags behind these
 
-  int64_t bytes() const { return boundaries.offset + boundaries.bytes(); }
+  int64_t bytes() const { return beside.offset + beside.bytes(); }
 };
 
 }  // namespace gdn::cuda::sm90

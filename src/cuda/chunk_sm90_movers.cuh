@@ -249,9 +249,27 @@ __device__ LaneCopy copy_of_lane(const Records& records, const HeadRecord* head,
   return copy;
 }
 
+// Until a chunk is prepared beside this kernel, for the block's heads: of it and the next ones, a
+// lane each, `left` at most. Returns how many are, from this one on.
+__device__ inline int64_t wait_for_items(const Beside& beside, std::byte* workspace, int64_t chunk,
+                                         int64_t head, int64_t in_group, int64_t left) {
+  const int64_t lane = threadIdx.x % kWarp;
+  chunk += min(lane, left - 1);
+  const uint32_t* flags = beside.flags(workspace);
+  const uint32_t* keys = flags + beside.item(chunk, head, 0);
+  const uint32_t* own = flags + beside.item(chunk, head, in_group);
+  uint32_t prepared;
+  do {
+    prepared = __ballot_sync(kAllLanes, is_raised(keys) && is_raised(own));
+  } while (prepared % 2 == 0);
+  fence_async_proxy_of_all();
+  const int from_first = prepared == kAllLanes ? kWarp : __ffs(static_cast<int>(~prepared)) - 1;
+  return min(left, int64_t{from_first});
+}
+
 template <int K>
-__device__ void load_records(Shared<K>& m, const Records& records, const Part& part,
-                             std::byte* workspace, const Block& block) {
+__device__ void load_records(Shared<K>& m, const Records& records, const Beside& beside,
+                             const Part& part, std::byte* workspace, const Block& block) {
   using Kind = LaneCopy::Kind;
   using S = Shared<K>;
   const bool outputs = block.walk == Walk::kOutputs;
@@ -261,7 +279,9 @@ __device__ void load_records(Shared<K>& m, const Records& records, const Part& p
                       records.template keys<K>(workspace, part, number, block.qk_head), outputs);
   const Cluster cluster;
   if (!cluster.loads(static_cast<int>(threadIdx.x) % kWarp)) copy.kind = Kind::kNone;
-  if (outputs) wait_for_kernel_before();
+  if (outputs && !beside.here()) wait_for_kernel_before();
+  const int64_t in_group = block.value_head - block.qk_head * (records.value_heads / records.heads);
+  int64_t prepared = beside.here() ? block.begin : block.end;  // chunks up to there
   // The lanes of a kind, when the stage is empty.
   const auto load = [&](Kind kind, const void* stage, int bytes, uint64_t& full_barrier,
                         const uint64_t& empty, uint32_t phase) {
@@ -282,6 +302,10 @@ __device__ void load_records(Shared<K>& m, const Records& records, const Part& p
 #pragma unroll 1
   for (int64_t c = block.begin; c < block.end; ++c) {
     const int t = tokens_at.stage, r = record_at.stage;
+    if (c == prepared) {
+      prepared += wait_for_items(beside, workspace, block.number + c - part.first, block.qk_head,
+                                 in_group, block.end - c);
+    }
     load(Kind::kVectors, &m.tokens[t], sizeof(RecordVectors), m.tokens_full[t], m.tokens_empty[t],
          tokens_at.phase);
     load(Kind::kInverse, &m.inverse[r], 2 * HeadRecord::kMatrixBytes, m.inverse_full[r],
@@ -293,6 +317,7 @@ __device__ void load_records(Shared<K>& m, const Records& records, const Part& p
     tokens_at.advance();
     record_at.advance();
   }
+  if (outputs && beside.here()) wait_for_kernel_before();
   wait_for_last(m.inverse_empty, record_at);
   wait_for_last(m.products_empty, record_at);
 }

@@ -4,6 +4,7 @@
 // matrices and the exact inverse (chunk_sm90_inverse.cuh). docs/kernels/chunk-sm90.md describes it.
 #include <cfloat>
 
+#include "cuda/chunk_beside.h"
 #include "cuda/chunk_sm90_inverse.cuh"
 #include "cuda/chunk_sm90_record.h"
 #include "cuda/chunk_sm90_stages.h"
@@ -19,7 +20,13 @@
 namespace gdn::cuda::sm90 {
 namespace {
 
+// A team of four warps works out an item; a block has one team, or as many as fit a multiprocessor
+// (chunk_beside.h).
 constexpr int kThreads = kTiles * kWarp;
+__device__ __forceinline__ int team_thread() { return static_cast<int>(threadIdx.x) % kThreads; }
+__device__ __forceinline__ void sync_team() {
+  sync_threads<kThreads>(static_cast<int>(threadIdx.x) / kThreads);
+}
 constexpr int kPanelBytes = kChunk * 128;  // 64 columns of k or q, as wgmma wants them
 
 // Of a value head, from its gates alone. Exponents are those of 2. Between two blocks of 16 rows
@@ -86,12 +93,31 @@ __device__ __forceinline__ float exp2_finite(float x) {
 
 // --- Which block has what
 
-// Blocks are numbered by chunk, from the last, q/k head, and part of its value heads: of the chunks
-// that the walk begins with, what was read and written is then still in the second-level cache.
+// Items are numbered by chunk, q/k head, and part of its value heads. A kernel that runs before the
+// walk begins with the last chunk: of the chunks that the walk begins with, what was read and
+// written is then still in the second-level cache. One that runs beside it begins with the first.
 struct Items {
-  int heads_at_once, group;  // value heads of a block at most, of a q/k head
+  int heads_at_once, group;  // value heads of an item at most, of a q/k head
+  uint32_t count;
   Divisor parts, heads, chunks_per_row;
 };
+enum class Order { kUp, kDown };
+
+// Parameters lie in constant memory, of which no line is in a cache when a kernel begins, and code
+// waits for one after another as it comes to them: this asks for all lines at once. The result
+// means nothing, but goes to use() when there is time, lest the compiler leaves both out.
+template <class Parameters>
+__device__ __forceinline__ uint32_t touch(const Parameters& parameters) {
+  constexpr int kWords = static_cast<int>(sizeof(Parameters) / 4), kLine = 16;
+  const auto* words = reinterpret_cast<const uint32_t*>(&parameters);
+  uint32_t all = 0;
+#pragma unroll
+  for (int i = 0; i < kWords; i += kLine) all |= words[i];
+  return all;
+}
+__device__ __forceinline__ void use(uint32_t touched) {
+  if (touched == 0x5eadbeef) asm volatile("nanosleep.u32 0;");
+}
 
 // --- Loads
 
@@ -106,22 +132,15 @@ struct RowLoader {
   int rows;  // that exist
 
   __device__ __forceinline__ void start(const TokenTensor& x, uint32_t tile) const {
-    const int part = static_cast<int>(threadIdx.x) % kParts;
-    const int first = static_cast<int>(threadIdx.x) / kParts;
+    const int part = team_thread() % kParts;
+    const int first = team_thread() / kParts;
     const std::byte* from = x.at(s, t0 + first, head) + part * 16;
     const int64_t step = x.token_stride * 2 * kStep;
     const uint32_t to = tile + part / 8 * kPanelBytes + swizzled(first, part % 8 * 8);
-    if (is_aligned(from, 16) && x.token_stride % 8 == 0) {
-      if (rows == kChunk) {
+    if (__builtin_expect(is_aligned(from, 16) && x.token_stride % 8 == 0, 1)) {
 #pragma unroll
-        for (int i = 0; i < kChunk / kStep; ++i, from += step) {
-          copy_async(to + i * kStep * 128, from);
-        }
-      } else {
-#pragma unroll 1
-        for (int i = 0; i < kChunk / kStep; ++i, from += step) {
-          copy_async(to + i * kStep * 128, from, first + i * kStep < rows ? 16 : 0);
-        }
+      for (int i = 0; i < kChunk / kStep; ++i, from += step) {
+        copy_async(to + i * kStep * 128, from, first + i * kStep < rows ? 16 : 0);
       }
     } else {
 #pragma unroll 1
@@ -148,18 +167,22 @@ struct RowLoader {
 // Requested; nothing waits for them before they are looked at.
 struct LaneGates {
   GateBits bits[2] = {};
-  bool valid[2];
+  int count;  // of the two that exist
 
   // rows: of the chunk that exist.
-  __device__ __forceinline__ LaneGates(int rows, int lane)
-      : valid{2 * lane < rows, 2 * lane + 1 < rows} {}
+  __device__ __forceinline__ LaneGates(int rows, int lane) : count(rows - 2 * lane) {}
+  __device__ __forceinline__ bool valid(int e) const { return e < count; }
+  __device__ __forceinline__ GateBits at(int e) const {
+    const GateBits &a = bits[0], &b = bits[1];
+    return {e == 0 ? a.decay : b.decay, a.A_log, a.dt_bias, e == 0 ? a.strength : b.strength};
+  }
   __device__ __forceinline__ void load_decay(const GateInputs& gates, const Sequence& s, int64_t t0,
                                              int64_t head, int lane) {
     const TokenTensor& input = decay_input(gates);
     const std::byte* at = input.at(s, t0 + 2 * lane, head);
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
-      if (valid[e]) bits[e] = load_decay_bits(gates, at, head);
+      if (valid(e)) bits[e] = load_decay_bits(gates, at, head);
       at += input.token_stride * size_of(input.dtype);
     }
   }
@@ -169,7 +192,7 @@ struct LaneGates {
     const std::byte* at = input.at(s, t0 + 2 * lane, head);
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
-      if (valid[e]) bits[e].strength = load_strength_bits(gates, at);
+      if (valid(e)) bits[e].strength = load_strength_bits(gates, at);
       at += input.token_stride * size_of(input.dtype);
     }
   }
@@ -202,10 +225,11 @@ __device__ __forceinline__ void fill_decays(HeadGates& h, const GateInputs& gate
                                             const LaneGates& loaded, int lane) {
   constexpr double kLog2E = 1.4426950408889634;
   float g[2];
-#pragma unroll
+#pragma unroll 1
   for (int e = 0; e < 2; ++e) {
-    g[e] = loaded.valid[e] ? g_of(gates, loaded.bits[e]) : 0.0f;
-    if (g[e] < kLeastDecay) g[e] = kLeastDecay;
+    float x = loaded.valid(e) ? g_of(gates, loaded.at(e)) : 0.0f;
+    if (x < kLeastDecay) x = kLeastDecay;
+    (e == 0 ? g[0] : g[1]) = x;
   }
   double sum = static_cast<double>(g[0]) + static_cast<double>(g[1]);
 #pragma unroll
@@ -219,7 +243,8 @@ __device__ __forceinline__ void fill_decays(HeadGates& h, const GateInputs& gate
   const double G[2] = {(before + static_cast<double>(g[0])) * kLog2E, sum * kLog2E};
 
   float rise = 0;
-  if (__any_sync(kAllLanes, g[0] > 0 || g[1] > 0)) rise = steep_rise(g, G, lane);
+  if (__builtin_expect(__any_sync(kAllLanes, g[0] > 0 || g[1] > 0), 0))
+    rise = steep_rise(g, G, lane);
 
   float high[2], low[2];
 #pragma unroll
@@ -240,9 +265,9 @@ __device__ __forceinline__ void fill_strengths(HeadGates& h, const GateInputs& g
                                                const LaneGates& loaded, int lane) {
   constexpr float kFaint = 1.0f / 1024;  // a beta below loses digits in float16
   float beta[2];
-#pragma unroll
+#pragma unroll 1
   for (int e = 0; e < 2; ++e) {
-    beta[e] = loaded.valid[e] ? beta_of(gates, loaded.bits[e].strength) : 0.0f;
+    (e == 0 ? beta[0] : beta[1]) = loaded.valid(e) ? beta_of(gates, loaded.at(e).strength) : 0.0f;
   }
   const uint32_t largest = __reduce_max_sync(
       kAllLanes,
@@ -330,7 +355,7 @@ __device__ __forceinline__ float row_power(float square) {
 struct LanePlace {
   int warp, lane, i0, i1, column;
   __device__ __forceinline__ LanePlace()
-      : warp(__shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarp, 0)),
+      : warp(__shfl_sync(kAllLanes, team_thread() / kWarp, 0)),
         lane(static_cast<int>(threadIdx.x) % kWarp),
         i0(warp * kTile + lane / 4),
         i1(i0 + 8),
@@ -479,7 +504,7 @@ __device__ __forceinline__ void solve_systems(Shared& m, int count, int warp, in
 // A thread a token: in the first two warps, whose rows of P are the shortest.
 __device__ __forceinline__ void store_vectors(const Shared& m, const HeadGates& h, float scale,
                                               float P_power, RecordVectors* record) {
-  const int i = static_cast<int>(threadIdx.x);
+  const int i = team_thread();
   if (i >= kChunk) return;
   const uint32_t rise = static_cast<uint32_t>(h.rise) << 23;
   const float inverse = __uint_as_float(0x3f800000u - rise);
@@ -543,9 +568,9 @@ __device__ __forceinline__ void make_steep_P(const float (&qk)[32], const Shared
 // The largest of all threads' |x|, which are given as bits.
 __device__ __forceinline__ uint32_t block_largest(Shared& m, uint32_t bits) {
   bits = __reduce_max_sync(kAllLanes, bits);
-  __syncthreads();
-  if (threadIdx.x % kWarp == 0) m.largest[threadIdx.x / kWarp] = bits;
-  __syncthreads();
+  sync_team();
+  if (threadIdx.x % kWarp == 0) m.largest[team_thread() / kWarp] = bits;
+  sync_team();
   return max(max(m.largest[0], m.largest[1]), max(m.largest[2], m.largest[3]));
 }
 
@@ -554,13 +579,13 @@ __device__ __forceinline__ uint32_t block_largest(Shared& m, uint32_t bits) {
 __device__ __forceinline__ float make_large_T(const float (&kk)[32], Shared& m, const HeadGates& h,
                                               const LanePlace& at, HeadRecord* record) {
   float(&T)[kChunk * kChunk] = m.large_T;
-  if (threadIdx.x == 0) wait_bulk_read<0>();  // T of the head before lies there
-  __syncthreads();
+  if (team_thread() == 0) wait_bulk_read<0>();  // T of the head before lies there
+  sync_team();
   for_each_decay(h, at, 0, [&](int e, int i, int j, float decay) {
     T[i * kChunk + j] = kk[e] * (decay * m.k_norm[j]) * (h.T_power * m.k_norm[i]) * h.beta[i];
   });
-  __syncthreads();
-  const int thread = static_cast<int>(threadIdx.x);
+  sync_team();
+  const int thread = team_thread();
   const int column = thread % kChunk;
 #pragma unroll 1
   for (int i = 0; i < kChunk; ++i) {
@@ -569,9 +594,9 @@ __device__ __forceinline__ float make_large_T(const float (&kk)[32], Shared& m, 
     for (int k = column; k < i; ++k) {
       x = __fmaf_rn(-T[i * kChunk + k], T[k * kChunk + column], x);
     }
-    __syncthreads();
+    sync_team();
     if (thread < kChunk) T[i * kChunk + column] = x;
-    __syncthreads();
+    sync_team();
   }
   constexpr int kElements = kChunk * kChunk;
   uint32_t largest = 0;
@@ -627,19 +652,22 @@ template <class T, int K>
 __device__ __forceinline__ void store_keys(const Shared& m, KeyRecord<K>* record) {
   constexpr int kPieces = kChunk * 8;  // of a panel
   constexpr int kAtOnce = kPieces / kThreads;
-  const int thread = static_cast<int>(threadIdx.x);
+  const int thread = team_thread();
   ToHalves<T> to_halves[kAtOnce];
 #pragma unroll
   for (int i = 0; i < kAtOnce; ++i) {
     to_halves[i].by = m.to_halves[i * (kThreads / 8) + thread / 8];
   }
+#pragma unroll 1
+  for (int panel = 0; panel < K / 64; ++panel) {
 #pragma unroll
-  for (int i = 0; i < K / 64 * kAtOnce; ++i) {
-    const ToHalves<T>& convert = to_halves[i % kAtOnce];
-    const int piece = i * kThreads + thread;
-    const uint4 x = reinterpret_cast<const uint4*>(m.rows)[piece];
-    reinterpret_cast<uint4*>(record->k)[piece] = {convert(x.x), convert(x.y), convert(x.z),
-                                                  convert(x.w)};
+    for (int i = 0; i < kAtOnce; ++i) {
+      const ToHalves<T>& convert = to_halves[i];
+      const int piece = panel * kPieces + i * kThreads + thread;
+      const uint4 x = reinterpret_cast<const uint4*>(m.rows)[piece];
+      reinterpret_cast<uint4*>(record->k)[piece] = {convert(x.x), convert(x.y), convert(x.z),
+                                                    convert(x.w)};
+    }
   }
 }
 
@@ -683,23 +711,26 @@ __device__ __forceinline__ void store_norms(Shared& m, const DeltaRuleProblem& p
     m.k_power_inverse[i] = inverse_power(power);
     m.to_halves[i] = ToHalves<T>::of(power).by;
   };
-  store(at.i0, k_square.x, q_square.x);
-  store(at.i1, k_square.y, q_square.y);
+#pragma unroll 1
+  for (int r = 0; r < 2; ++r) {
+    store(r == 0 ? at.i0 : at.i1, r == 0 ? k_square.x : k_square.y,
+          r == 0 ? q_square.x : q_square.y);
+  }
 }
 
 template <class T, int K>
-__device__ __forceinline__ void prepare_block(Shared& m, const DeltaRuleProblem& p,
-                                              const Flag& flag, const Records& places,
-                                              const Part& part, std::byte* workspace,
-                                              const Items& items) {
-  const uint32_t item = items.parts.divide(blockIdx.x);
-  const uint32_t chunk_from_last = items.heads.divide(item);
-  const uint32_t head = item - chunk_from_last * items.heads.value;
+__device__ __forceinline__ void prepare_item(Shared& m, const DeltaRuleProblem& p, const Flag& flag,
+                                             const Records& places, const Part& part,
+                                             std::byte* workspace, const Items& items,
+                                             uint32_t item, Order order) {
+  const uint32_t head_of_chunk = items.parts.divide(item);
+  const uint32_t chunk = items.heads.divide(head_of_chunk);
+  const uint32_t head = head_of_chunk - chunk * items.heads.value;
   const int first_of_group =
-      static_cast<int>(blockIdx.x - item * items.parts.value) * items.heads_at_once;
+      static_cast<int>(item - head_of_chunk * items.parts.value) * items.heads_at_once;
   const int64_t first_head = head * items.group + first_of_group;
   const int count = min(items.heads_at_once, items.group - first_of_group);
-  const int64_t number = part.end - 1 - chunk_from_last;
+  const int64_t number = order == Order::kUp ? part.first + chunk : part.end - 1 - chunk;
   ChunkTable::Place place;
   if (p.sequences.cu_seqlens.given()) {
     place = ChunkTable{p.sequences, kChunk}.find(number);
@@ -724,24 +755,22 @@ __device__ __forceinline__ void prepare_block(Shared& m, const DeltaRuleProblem&
   if (has_decay) gates.load_decay(p.gates, s, t0, first_head + decay_head, here.lane);
   if (has_strength) gates.load_strength(p.gates, s, t0, first_head + strength_head, here.lane);
   const RowLoader<T, K> loader{s, t0, head, rows};
-  loader.start(p.k, k_rows);
-  loader.start(p.q, q_rows);
+#pragma unroll 1
+  for (int i = 0; i < 2; ++i) loader.start(i == 0 ? p.k : p.q, i == 0 ? k_rows : q_rows);
   commit_copies();
   if (has_decay) fill_decays(m.heads[decay_head], p.gates, gates, here.lane);
   if (has_strength) fill_strengths(m.heads[strength_head], p.gates, gates, here.lane);
   wait_for_copies<0>();
   fence_async_proxy();
-  __syncthreads();
+  sync_team();
 
   float kk[32], qk[32];
   fence_wgmma();
   multiply_rows<T, K>(qk, q_rows, q_rows);  // for its diagonal alone
   multiply_rows<T, K>(kk, k_rows, k_rows);
   commit_wgmma();
-#pragma unroll
-  for (int i = 0; i < kTiles; ++i) {
-    if (i < count) fill_factors(m.heads[i], here.warp, here.lane);
-  }
+#pragma unroll 1
+  for (int i = 0; i < count; ++i) fill_factors(m.heads[i], here.warp, here.lane);
   wait_wgmma<0>();
   pin(qk);
   pin(kk);
@@ -754,7 +783,7 @@ __device__ __forceinline__ void prepare_block(Shared& m, const DeltaRuleProblem&
   pin(qk);
   put_diagonal_last(qk, here.warp);
   put_diagonal_last(kk, here.warp);
-  __syncthreads();  // P may now lie where q was
+  sync_team();  // P may now lie where q was
 
   if (first_of_group == 0) {
     store_keys<T, K>(m, places.template keys<K>(workspace, part, number, head));
@@ -796,12 +825,12 @@ __device__ __forceinline__ void prepare_block(Shared& m, const DeltaRuleProblem&
     const HeadGates* pair_heads = m.heads + first;
     // Systems may then lie where k was, and matrices that have left.
     if (here.lane <= here.warp) wait_bulk_read<0>();
-    __syncthreads();
+    sync_team();
     make_systems(kk, m, pair_heads, pair, here);
-    __syncthreads();
+    sync_team();
     solve_systems(m, pair, here.warp, here.lane);
     fence_async_proxy();
-    __syncthreads();
+    sync_team();
 #pragma unroll 1
     for (int i = 0; i < pair; ++i) {
       const HeadGates& h = pair_heads[i];
@@ -811,15 +840,15 @@ __device__ __forceinline__ void prepare_block(Shared& m, const DeltaRuleProblem&
       float power = h.T_power;
       if (h.rise > 0 || infinite) {
         power *= make_large_T(kk, m, h, here, record);
-      } else if (threadIdx.x == 0) {
+      } else if (team_thread() == 0) {
         copy_bulk_out(record->T_high, shared_address(m.systems[i].T_high),
                       2 * HeadRecord::kMatrixBytes);
         commit_bulk();
       }
-      if (threadIdx.x == 0) record->vectors.T_power = power;
+      if (team_thread() == 0) record->vectors.T_power = power;
     }
   }
-  if (here.lane == 0) wait_bulk_read<0>();  // shared memory is the next block's
+  if (here.lane == 0) wait_bulk_read<0>();  // shared memory is the next item's
 }
 
 template <class T, int K, int kBlocksPerMultiprocessor>
@@ -828,30 +857,78 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
                    const Records places, const Part part, std::byte* workspace, const Items items) {
   extern __shared__ __align__(1024) std::byte memory[];
   Shared& m = *reinterpret_cast<Shared*>(memory);
+  const uint32_t touched = touch(p);
   if (part.index == 0) {
     wait_for_kernel_before();
   } else {
     let_next_kernel_in();
   }
-  prepare_block<T, K>(m, p, flag, places, part, workspace, items);
+  use(touched);
+  prepare_item<T, K>(m, p, flag, places, part, workspace, items, blockIdx.x, Order::kDown);
   // The end of this kernel is the end of all before it.
   if (part.index > 0 && blockIdx.x == gridDim.x - 1) wait_for_memory_of_kernel_before();
 }
 
+// Beside the walk: a block has a multiprocessor, its teams take items in turn and raise a flag for
+// each that is done. The walk is let in when every block runs and has lowered the flags of its
+// items: so it finds none of an earlier call, and waits for nothing that has still to be scheduled.
+template <class T, int K>
+__global__ void __launch_bounds__(kTeams* kThreads, 1)
+    prepare_beside_kernel(const __grid_constant__ DeltaRuleProblem p, const Flag flag,
+                          const Records places, const Part part, std::byte* workspace,
+                          const Items items, const int team_bytes, const Beside beside) {
+  extern __shared__ __align__(1024) std::byte memory[];
+  const int team = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kThreads, 0);
+  Shared& m = *reinterpret_cast<Shared*>(memory + team * team_bytes);
+  uint32_t* flags = beside.flags(workspace);
+  const uint32_t touched = touch(p);
+  wait_for_memory_of_kernel_before();
+  use(touched);
+  for (uint32_t item = blockIdx.x + threadIdx.x * gridDim.x; item < items.count;
+       item += kTeams * kThreads * gridDim.x) {
+    flags[item] = 0;
+  }
+  __threadfence();
+  __syncthreads();
+  let_next_kernel_in();
+#pragma unroll 1
+  for (uint32_t item = blockIdx.x + static_cast<uint32_t>(team) * gridDim.x; item < items.count;
+       item += kTeams * gridDim.x) {
+    prepare_item<T, K>(m, p, flag, places, part, workspace, items, item, Order::kUp);
+    wait_bulk<0>();
+    fence_async_proxy_of_all();
+    sync_team();
+    if (team_thread() == 0) raise(flags + item);
+  }
+}
+
 template <int kBlocksPerMultiprocessor>
 Status prepare_heads(const DeltaRuleProblem& problem, const Records& records, const Part& part,
-                     std::byte* workspace, const Stream& stream, int64_t heads_at_once) {
+                     std::byte* workspace, const Stream& stream, int64_t heads_at_once,
+                     const Beside& beside) {
   const Shape& shape = problem.shape;
   const int64_t group = shape.value_heads / shape.heads;
   const int64_t parts = (group + heads_at_once - 1) / heads_at_once;
-  const Items items{static_cast<int>(heads_at_once), static_cast<int>(group), Divisor(parts),
-                    Divisor(shape.heads), Divisor(ChunkTable{problem.sequences, kChunk}.per_row())};
+  const int64_t count = (part.end - part.first) * shape.heads * parts;
+  const Items items{static_cast<int>(heads_at_once),
+                    static_cast<int>(group),
+                    static_cast<uint32_t>(count),
+                    Divisor(parts),
+                    Divisor(shape.heads),
+                    Divisor(ChunkTable{problem.sequences, kChunk}.per_row())};
   const auto run = [&](auto element, auto k) {
     const size_t shared = sizeof(Shared) + static_cast<size_t>(heads_at_once) * sizeof(HeadGates);
-    return launch(
-        &prepare_kernel<decltype(element), decltype(k)::value, kBlocksPerMultiprocessor>,
-        {(part.end - part.first) * shape.heads * parts, kThreads, shared, stream.stream, true},
-        problem, Flag{stream.out_of_range}, records, part, workspace, items);
+    if (beside.here()) {
+      const size_t of_team = (shared + 1023) / 1024 * 1024;
+      return launch(&prepare_beside_kernel<decltype(element), decltype(k)::value>,
+                    {std::min<int64_t>(beside.blocks, count), kTeams * kThreads, kTeams * of_team,
+                     stream.stream, true},
+                    problem, Flag{stream.out_of_range}, records, part, workspace, items,
+                    static_cast<int>(of_team), beside);
+    }
+    return launch(&prepare_kernel<decltype(element), decltype(k)::value, kBlocksPerMultiprocessor>,
+                  {count, kThreads, shared, stream.stream, true}, problem,
+                  Flag{stream.out_of_range}, records, part, workspace, items);
   };
   const auto with_k = [&](auto element) {
     return shape.K == 64 ? run(element, std::integral_constant<int, 64>())
@@ -872,14 +949,17 @@ int64_t choose_heads_at_once(int64_t records, int64_t group, int64_t resident_bl
 }  // namespace
 
 Status prepare(const DeltaRuleProblem& problem, const Device& device, const Records& places,
-               const Part& part, std::byte* workspace, const Stream& stream) {
+               const Beside& beside, const Part& part, std::byte* workspace, const Stream& stream) {
   constexpr int kBlocksPerMultiprocessor = 4;
   const Shape& shape = problem.shape;
   const int64_t records = (part.end - part.first) * shape.value_heads;
   return prepare_heads<kBlocksPerMultiprocessor>(
       problem, places, part, workspace, stream,
-      choose_heads_at_once(records, shape.value_heads / shape.heads,
-                           int64_t{kBlocksPerMultiprocessor} * device.multiprocessors));
+      beside.here()
+          ? beside.heads_at_once
+          : choose_heads_at_once(records, shape.value_heads / shape.heads,
+                                 int64_t{kBlocksPerMultiprocessor} * device.multiprocessors),
+      beside);
 }
 
 }  // namespace gdn::cuda::sm90

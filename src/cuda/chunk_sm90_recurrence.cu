@@ -142,7 +142,7 @@ __device__ __forceinline__ void walk_state(Shared<K>& m, const DeltaRuleProblem&
   if (job.segment == 0 && range.begins) {
     from = of_call(const_cast<std::byte*>(initial.data), p.initial_state.dtype);
   } else {
-    wait_for_memory_of_kernel_before();
+    if (!layout.beside.here()) wait_for_memory_of_kernel_before();
     from = within(job.segment > 0 ? layout.boundaries.state(workspace, job.boundary, job.head)
                                   : records.carried_state(workspace, part.index - 1, job.head));
   }
@@ -152,6 +152,17 @@ __device__ __forceinline__ void walk_state(Shared<K>& m, const DeltaRuleProblem&
   const int boundary = !last && job.segment == 0
                            ? static_cast<int>(layout.segments.first_boundary(range.in_part(part)))
                            : -1;
+  // Where the state goes, worked out while there is time. By warps, so that none waits for another.
+  StatePlace to;
+  if (boundary >= 0) {
+    to = within(layout.boundaries.state(workspace, boundary, job.head));
+  } else if (last && range.ends) {
+    to = of_call(final_slot_of(p, job.n, 0, flag), p.final_state.dtype);
+  } else if (last) {
+    to = within(records.carried_state(workspace, part.index, job.head));
+  }
+  if (state.lane == 0) m.end[state.warp] = to;
+  __syncwarp();
   // Chunks in 32 bits: registers are short while it walks.
   const int every = static_cast<int>(min(p.checkpoint_every / kChunk, int64_t{INT32_MAX}));
   const int whole = static_cast<int>(range.s.length / kChunk), end = static_cast<int>(block.end);
@@ -165,15 +176,7 @@ __device__ __forceinline__ void walk_state(Shared<K>& m, const DeltaRuleProblem&
                   shape.V);
     }
   }
-  StatePlace to;
-  if (boundary >= 0) {
-    to = within(layout.boundaries.state(workspace, boundary, job.head));
-  } else if (last && range.ends) {
-    to = of_call(final_slot_of(p, job.n, 0, flag), p.final_state.dtype);
-  } else if (last) {
-    to = within(records.carried_state(workspace, part.index, job.head));
-  }
-  state.store(to, shape.V);
+  state.store(m.end[state.warp], shape.V);
 }
 
 template <class T, int K, bool kOutputs>
@@ -224,7 +227,7 @@ __device__ __forceinline__ void walk_block(Shared<K>& m, const DeltaRuleProblem&
   if (warp == kStateWarps) {
     load_tokens<T>(m, p, maps, block);
   } else if (warp == kStateWarps + 1) {
-    load_records(m, layout.records, part, workspace, block);
+    load_records(m, layout.records, layout.beside, part, workspace, block);
   } else if (warp == kStateWarps + 2) {
     store_outputs<T>(m, p, maps, block);
   } else {
@@ -238,7 +241,10 @@ __device__ __forceinline__ void walk_block(Shared<K>& m, const DeltaRuleProblem&
 // Until they have ended a block sets up, and loads tokens and states that the call began with,
 // which no kernel of the call writes (written slots are no other sequence's to read). Who loads
 // records waits, and with it, behind its barriers, all who use them; so does who writes zeros or
-// loads another state. A walk of no chunks stores at once the state that it began with. Walks
+// loads another state. Beside the preparation (chunk_sm90_beside.h) records are waited for by their
+// flags, and for the preparation's end only when all are there; what was written before it was
+// complete when it let this kernel in. A walk of no chunks stores at once the state that it began
+// with. Walks
 // without outputs run beside those of the first segments: they do not wait for the kernel before,
 // but end after it, so that the end of a kernel is the end of all before it.
 template <class T, int K, bool kOutputs>

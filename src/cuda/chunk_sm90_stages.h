@@ -18,7 +18,7 @@ struct TokenMaps {
 // Fills the records of a part's chunks. Of all parts but the first it may run before the walk of
 // the part before has ended, and ends after it.
 Status prepare(const DeltaRuleProblem& problem, const Device& device, const Records& records,
-               const Part& part, std::byte* workspace, const Stream& stream);
+               const Beside& beside, const Part& part, std::byte* workspace, const Stream& stream);
 
 // From the records to outputs and states: of the first segments, which without a split are all;
 // with one also what the segments before boundaries do to states, then the fold, then the segments

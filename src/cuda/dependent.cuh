@@ -10,14 +10,15 @@ namespace gdn::cuda {
 // The rules of a kernel that is launched with Launch::early:
 //   - Usually it begins with wait_for_kernel_before(), in every thread. Then it keeps the others.
 //   - Before its wait it may read what was complete when it was let in: what the kernel before had
-//     waited for by then, or what that one may read before its own wait. It may write what no
-//     kernel that may still run reads or writes. A prefetch is no read, nor is a load of which only
-//     a prefetch depends and whose value is read again after the wait.
+//     waited for by then, or what that one may read before its own wait; and what that one wrote
+//     before it raised a flag (hopper.cuh) that this one has found raised, and that was lowered
+//     before this one was let in. It may write what no kernel that may still run reads or writes. A
+//     prefetch is no read, nor is a load of which only a prefetch depends and whose value is read
+//     again after the wait.
 //   - It waits in every thread that reads or writes anything else, unless that comes behind a
-//   barrier
-//     of another that has waited; and where there is none, in one thread of one block, at the
-//     latest at its end: so the end of a kernel is the end of all before it, and who waits for the
-//     last one has waited for all.
+//     barrier of another that has waited; and where there is none, in one thread of one block, at
+//     the latest at its end: so the end of a kernel is the end of all before it, and who waits for
+//     the last one has waited for all.
 //   - It lets the next one in after its wait: that is what the next may read before its own relies
 //     on. Earlier only where the next is known, and reads before its wait nothing but what the
 //     second rule allows this one to.

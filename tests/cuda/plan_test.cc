@@ -6,6 +6,7 @@
 #include <string>
 
 #include "cuda/chunk_sm90_segments.h"
+#include "cuda/kernels.h"
 #include "cuda/table.h"
 #include "gdn/cuda.h"
 #include "gdn/plan.h"
@@ -127,6 +128,52 @@ TEST(CudaPlans, AFixedSplitGoesByTheSequenceAlone) {
   Shape many_heads = prefill(DType::kBF16, 1, 8192);
   many_heads.context_split = ContextSplit::kFixed;
   EXPECT_EQ(plan_of(many_heads, kH100).segment_tokens, 0);
+}
+
+cuda::sm90::Beside beside_of(const Shape& shape, const cuda::Device& device) {
+  return cuda::chunk_sm90_layout(shape, device).beside;
+}
+
+TEST(CudaPlans, ThePreparationRunsBesideTheWalkOfALongSequence) {
+  Shape shape = prefill(DType::kBF16, 1, 8192);
+  shape.context_split = ContextSplit::kOff;
+  shape.heads = 16;
+  shape.value_heads = 32;
+  const cuda::sm90::Beside beside = beside_of(shape, kH100);
+  EXPECT_TRUE(beside.here());
+  EXPECT_LT(beside.blocks + 64, kH100.multiprocessors);
+  // A flag for each item, within the workspace.
+  EXPECT_EQ(beside.item(beside.chunks - 1, 15, 1) + 1, beside.items(beside.chunks));
+  EXPECT_EQ(static_cast<size_t>(beside.offset + beside.bytes()),
+            plan_of(shape, kH100).workspace_bytes_per_worker);
+  // Not of several sequences, of short ones, or where the walk wants most multiprocessors.
+  Shape several = shape, brief = shape, many = shape;
+  several.sequences = 2;
+  brief.tokens = brief.max_length = 64;
+  many.heads = many.value_heads = 64;
+  for (const Shape& other : {several, brief, many}) EXPECT_FALSE(beside_of(other, kH100).here());
+}
+
+// Every item has a number of its own, and every value head of a group one of its q/k head's items.
+TEST(CudaPlans, ItemsOfThePreparationHaveNumbersOfTheirOwn) {
+  for (int64_t group : {1, 2, 3, 4, 5, 16}) {
+    Shape shape = prefill(DType::kBF16, 1, 40000);
+    shape.context_split = ContextSplit::kOff;
+    shape.heads = 2;
+    shape.value_heads = 2 * group;
+    const cuda::sm90::Beside beside = beside_of(shape, kH100);
+    if (!beside.here()) continue;
+    int64_t number = 0;
+    for (int64_t chunk = 0; chunk < 3; ++chunk) {
+      for (int64_t head = 0; head < 2; ++head) {
+        for (int64_t in_group = 0; in_group < group; ++in_group) {
+          if (in_group % beside.heads_at_once != 0) --number;
+          EXPECT_EQ(beside.item(chunk, head, in_group), number++);
+        }
+      }
+    }
+    EXPECT_EQ(number, beside.items(3));
+  }
 }
 
 // Chunks of sequences of any lengths have numbers as in chunk_table.cuh; so have boundaries.

@@ -1,0 +1,109 @@
+// The preparation of the chunk operator on Hopper beside its recurrence (chunk_sm90_beside.h): the
+// bits are those of the preparation before it, whatever the workspace held, and for all that a call
+// of one sequence may have.
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "bits.h"
+#include "cuda/chunk_beside.h"
+#include "cuda/kernels.h"
+#include "kernels_under_test.h"
+#include "verify/case.h"
+#include "verify/inputs.h"
+#include "verify/run.h"
+
+namespace gdn::tests {
+namespace {
+
+using verify::Case;
+
+Case one_sequence(int64_t length, int64_t H, int64_t HV) {
+  Case c;
+  c.lengths = {length};
+  c.H = H;
+  c.HV = HV;
+  c.K = c.V = 128;
+  c.dtype = DType::kBF16;
+  c.l2norm = true;
+  c.context_split = ContextSplit::kOff;
+  c.seed = 23;
+  return c;
+}
+
+class Beside : public testing::Test {
+ public:
+  ~Beside() override {
+    cuda::sm90::beside_least_records = least_;
+    cuda::sm90_record_bytes = bytes_;
+  }
+  // The preparation beside the recurrence of every call that has one sequence and few heads, or
+  // before it.
+  static void choose(bool beside) {
+    cuda::sm90::beside_least_records = beside ? 0 : int64_t{1} << 40;
+  }
+  static std::vector<Bits> bits(Context& context, const Case& c, bool beside) {
+    choose(beside);
+    verify::DeltaRuleData data = verify::make_delta_rule(c);
+    expect_ok(verify::call(context, data));
+    return bits_of(data);
+  }
+  static void expect_same_bits(const Case& c) {
+    for_each_kernel([&](Context& context) {
+      const std::vector<Bits> before = bits(context, c, false);
+      for (int again = 0; again < 3; ++again) {  // the workspace holds raised flags then
+        EXPECT_TRUE(bits(context, c, true) == before) << "call " << again;
+      }
+    });
+  }
+
+ private:
+  int64_t least_ = cuda::sm90::beside_least_records;
+  int64_t bytes_ = cuda::sm90_record_bytes;
+};
+
+TEST_F(Beside, AgreesWithTheReference) {
+  choose(true);
+  expect_case(one_sequence(1500, 2, 4));
+}
+
+TEST_F(Beside, ChangesNoBit) {
+  for (int64_t length : {1, 64, 65, 1000, 4096}) expect_same_bits(one_sequence(length, 2, 4));
+}
+
+TEST_F(Beside, ChangesNoBitOfAnyGroup) {
+  for (int64_t group : {1, 2, 3, 4, 6}) expect_same_bits(one_sequence(700, 2, 2 * group));
+}
+
+// More items than teams of all blocks, so that a team takes several.
+TEST_F(Beside, ChangesNoBitOfManyItems) { expect_same_bits(one_sequence(6000, 16, 32)); }
+
+TEST_F(Beside, ChangesNoBitOfOtherDims) {
+  for (int64_t dim : {64, 128}) {
+    for (DType dtype : {DType::kBF16, DType::kF16}) {
+      Case c = one_sequence(900, 2, 4);
+      c.K = dim;
+      c.V = 192 - dim;
+      c.dtype = dtype;
+      expect_same_bits(c);
+    }
+  }
+}
+
+TEST_F(Beside, ChangesNoBitOfCheckpointsAndPools) {
+  Case c = one_sequence(2000, 2, 4);
+  c.checkpoint_every = 192;
+  c.indices = verify::Indices::kPool32;
+  c.layout = StateLayout::kKV;
+  c.tail = 70;
+  expect_same_bits(c);
+}
+
+TEST_F(Beside, ChangesNoBitInParts) {
+  cuda::sm90_record_bytes = 9 * (4 * 16256 + 2 * 16384);  // some nine chunks
+  expect_same_bits(one_sequence(2500, 2, 4));
+}
+
+}  // namespace
+}  // namespace gdn::tests
