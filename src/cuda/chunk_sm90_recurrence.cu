@@ -244,9 +244,8 @@ __device__ __forceinline__ void walk_block(Shared<K>& m, const DeltaRuleProblem&
 // loads another state. Beside the preparation (chunk_sm90_beside.h) records are waited for by their
 // flags, and for the preparation's end only when all are there; what was written before it was
 // complete when it let this kernel in. A walk of no chunks stores at once the state that it began
-// with. Walks
-// without outputs run beside those of the first segments: they do not wait for the kernel before,
-// but end after it, so that the end of a kernel is the end of all before it.
+// with. Walks without outputs run beside those of the first segments: they do not wait for the
+// kernel before, but end after it, so that the end of a kernel is the end of all before it.
 template <class T, int K, bool kOutputs>
 __global__ void __launch_bounds__(kThreads, 1)
     walk_kernel(const __grid_constant__ DeltaRuleProblem p, const __grid_constant__ TokenMaps maps,
