@@ -4,32 +4,38 @@
 
 namespace gdn::cuda::sm90 {
 
+int64_t choose_heads_at_once(int64_t records, int64_t group, int64_t teams) {
+  const int64_t most = std::min<int64_t>(group, kMostHeadsAtOnce);
+  int64_t heads = 1;
+  while (heads < most && records > teams * heads) heads = std::min(2 * heads, most);
+  return heads;
+}
+
 std::atomic<int64_t> beside_least_records{16};
 
-// Of one sequence, whose chunks are walked in the order in which they are prepared, by few enough
-// blocks that the preparation keeps up on the multiprocessors that they leave.
+// Of one sequence in one part, whose chunks are walked in the order in which they are prepared, if
+// the preparation keeps up on the multiprocessors that the walk leaves.
 Beside choose_beside(const Shape& shape, const Device& device, const Parts& parts,
                      const Segments& segments) {
-  // Multiprocessors left over: the blocks of a cluster want neighbours.
-  constexpr int64_t kSpare = 8, kMostHeads = 4;
+  // Multiprocessors left over: the blocks of a cluster want neighbours. What a value head's walk
+  // needs of the preparation: a record takes 1.5 to 2 us of one, a chunk of the walk 1 to 1.3.
+  constexpr int64_t kSpare = 8;
+  constexpr double kPerHead = 1.5;
   const int64_t walks = shape.value_heads * shape.V / 64;
-  const int64_t records = parts.of_one * shape.value_heads;
-  if (shape.sequences != 1 || walks == 0 || walks > device.multiprocessors / 2 ||
-      segments.split() || records < beside_least_records * device.multiprocessors) {
+  const int64_t blocks = device.multiprocessors - walks - kSpare;
+  const int64_t records = parts.chunks * shape.value_heads;
+  if (shape.sequences != 1 || parts.count() != 1 || segments.split() || records == 0 ||
+      static_cast<double>(blocks) < kPerHead * static_cast<double>(shape.value_heads) ||
+      records < beside_least_records * device.multiprocessors) {
     return {};
   }
-  Beside beside;
-  beside.blocks = static_cast<int>(std::max<int64_t>(1, device.multiprocessors - walks - kSpare));
-  // As many value heads to an item as share its Gram matrices, unless a team were then without one.
   const int64_t group = shape.value_heads / shape.heads;
-  int64_t heads = 1;
-  while (heads < std::min(group, kMostHeads) && records > kTeams * beside.blocks * heads) {
-    heads = std::min({2 * heads, group, kMostHeads});
-  }
-  beside.heads_at_once = static_cast<int>(heads);
-  beside.parts = static_cast<int>((group + heads - 1) / heads);
+  Beside beside;
+  beside.blocks = static_cast<int>(blocks);
+  beside.heads_at_once = static_cast<int>(choose_heads_at_once(records, group, kTeams * blocks));
+  beside.parts = static_cast<int>((group + beside.heads_at_once - 1) / beside.heads_at_once);
   beside.heads = shape.heads;
-  beside.chunks = parts.of_one;
+  beside.chunks = parts.chunks;
   return beside;
 }
 

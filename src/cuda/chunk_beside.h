@@ -13,11 +13,16 @@
 
 namespace gdn::cuda::sm90 {
 
-// Teams of the preparation that a multiprocessor has, each with an item.
-constexpr int kTeams = 4;
+// Teams of the preparation that a multiprocessor has at once, each with an item, in blocks of their
+// own or in one; and value heads of an item at most: a warp of a team has the gates of one.
+constexpr int kTeams = 4, kMostHeadsAtOnce = 4;
 
-// Records of a multiprocessor from which on; with fewer the first are done not much before the
-// last. Tests set it lower.
+// Value heads of an item, of a q/k head's `group`. They share its Gram matrices, but wait for each
+// other: so few that there are no more items than teams, and no fewer. They change no bit.
+int64_t choose_heads_at_once(int64_t records, int64_t group, int64_t teams);
+
+// From how many records a multiprocessor on the preparation runs beside the walk: with fewer the
+// first are done not much before the last. Tests set it lower.
 extern std::atomic<int64_t> beside_least_records;
 
 Beside choose_beside(const Shape& shape, const Device& device, const Parts& parts,

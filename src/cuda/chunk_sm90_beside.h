@@ -15,7 +15,7 @@ struct Beside {
   int heads_at_once = 1;  // value heads of an item
   int parts = 1;          // items of a q/k head's chunk
   int64_t heads = 1;      // q/k heads
-  int64_t chunks = 0;     // of a part of the call
+  int64_t chunks = 0;     // of the call
   int64_t offset = 0;     // bytes of the workspace before the flags
 
   GDN_HOST_DEVICE bool here() const { return blocks > 0; }
@@ -28,7 +28,7 @@ struct Beside {
   GDN_HOST_DEVICE int64_t bytes() const {
     return here() ? items(chunks) * static_cast<int64_t>(sizeof(uint32_t)) : 0;
   }
-  // By item; chunks are counted from the part's first.
+  // By item.
   GDN_HOST_DEVICE uint32_t* flags(std::byte* workspace) const {
     return reinterpret_cast<uint32_t*>(workspace + offset);
   }

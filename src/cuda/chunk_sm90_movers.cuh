@@ -260,9 +260,10 @@ __device__ inline int64_t wait_for_items(const Beside& beside, std::byte* worksp
   const uint32_t* own = flags + beside.item(chunk, head, in_group);
   uint32_t prepared;
   do {
-    prepared = __ballot_sync(kAllLanes, is_raised(keys) && is_raised(own));
+    prepared = __ballot_sync(kAllLanes, is_raised(own) && (keys == own || is_raised(keys)));
   } while (prepared % 2 == 0);
   fence_async_proxy_of_all();
+  __syncwarp();  // other lanes copy than have looked
   const int from_first = prepared == kAllLanes ? kWarp : __ffs(static_cast<int>(~prepared)) - 1;
   return min(left, int64_t{from_first});
 }
@@ -280,7 +281,9 @@ __device__ void load_records(Shared<K>& m, const Records& records, const Beside&
   const Cluster cluster;
   if (!cluster.loads(static_cast<int>(threadIdx.x) % kWarp)) copy.kind = Kind::kNone;
   if (outputs && !beside.here()) wait_for_kernel_before();
-  const int64_t in_group = block.value_head - block.qk_head * (records.value_heads / records.heads);
+  const int in_group = block.value_head -
+                       block.qk_head * static_cast<int>(static_cast<uint32_t>(records.value_heads) /
+                                                        static_cast<uint32_t>(records.heads));
   int64_t prepared = beside.here() ? block.begin : block.end;  // chunks up to there
   // The lanes of a kind, when the stage is empty.
   const auto load = [&](Kind kind, const void* stage, int bytes, uint64_t& full_barrier,

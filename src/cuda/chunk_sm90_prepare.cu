@@ -1,5 +1,5 @@
 // The first kernel of the chunk operator on Hopper: the records (chunk_sm90_record.h) of all
-// chunks. A block of four warps has a chunk and up to four value heads of a q/k head: k and q to
+// chunks. Four warps have a chunk and up to four value heads of a q/k head, an item: k and q to
 // shared memory, their Gram matrices by wgmma, and for each value head the decays, the masked
 // matrices and the exact inverse (chunk_sm90_inverse.cuh). docs/kernels/chunk-sm90.md describes it.
 #include <cfloat>
@@ -25,8 +25,9 @@ namespace {
 constexpr int kThreads = kTiles * kWarp;
 __device__ __forceinline__ int team_thread() { return static_cast<int>(threadIdx.x) % kThreads; }
 __device__ __forceinline__ void sync_team() {
-  sync_threads<kThreads>(static_cast<int>(threadIdx.x) / kThreads);
+  sync_threads<kThreads>(1 + static_cast<int>(threadIdx.x) / kThreads);
 }
+static_assert(kMostHeadsAtOnce <= kTiles);
 constexpr int kPanelBytes = kChunk * 128;  // 64 columns of k or q, as wgmma wants them
 
 // Of a value head, from its gates alone. Exponents are those of 2. Between two blocks of 16 rows
@@ -91,21 +92,19 @@ __device__ __forceinline__ float exp2_finite(float x) {
   return e > FLT_MAX ? FLT_MAX : e;
 }
 
-// --- Which block has what
+// --- Items
 
-// Items are numbered by chunk, q/k head, and part of its value heads. A kernel that runs before the
-// walk begins with the last chunk: of the chunks that the walk begins with, what was read and
-// written is then still in the second-level cache. One that runs beside it begins with the first.
+// Numbered by chunk, q/k head, and part of its value heads.
 struct Items {
   int heads_at_once, group;  // value heads of an item at most, of a q/k head
   uint32_t count;
   Divisor parts, heads, chunks_per_row;
 };
-enum class Order { kUp, kDown };
 
 // Parameters lie in constant memory, of which no line is in a cache when a kernel begins, and code
-// waits for one after another as it comes to them: this asks for all lines at once. The result
-// means nothing, but goes to use() when there is time, lest the compiler leaves both out.
+// waits for one after another as it comes to them: this asks for all lines of one at once. The
+// result means nothing, but goes to use() when there is time: what nothing depends on is left out,
+// be it volatile or not.
 template <class Parameters>
 __device__ __forceinline__ uint32_t touch(const Parameters& parameters) {
   constexpr int kWords = static_cast<int>(sizeof(Parameters) / 4), kLine = 16;
@@ -113,7 +112,7 @@ __device__ __forceinline__ uint32_t touch(const Parameters& parameters) {
   uint32_t all = 0;
 #pragma unroll
   for (int i = 0; i < kWords; i += kLine) all |= words[i];
-  return all;
+  return all | words[kWords - 1];  // a line may begin anywhere
 }
 __device__ __forceinline__ void use(uint32_t touched) {
   if (touched == 0x5eadbeef) asm volatile("nanosleep.u32 0;");
@@ -722,7 +721,7 @@ template <class T, int K>
 __device__ __forceinline__ void prepare_item(Shared& m, const DeltaRuleProblem& p, const Flag& flag,
                                              const Records& places, const Part& part,
                                              std::byte* workspace, const Items& items,
-                                             uint32_t item, Order order) {
+                                             uint32_t item) {
   const uint32_t head_of_chunk = items.parts.divide(item);
   const uint32_t chunk = items.heads.divide(head_of_chunk);
   const uint32_t head = head_of_chunk - chunk * items.heads.value;
@@ -730,7 +729,7 @@ __device__ __forceinline__ void prepare_item(Shared& m, const DeltaRuleProblem& 
       static_cast<int>(item - head_of_chunk * items.parts.value) * items.heads_at_once;
   const int64_t first_head = head * items.group + first_of_group;
   const int count = min(items.heads_at_once, items.group - first_of_group);
-  const int64_t number = order == Order::kUp ? part.first + chunk : part.end - 1 - chunk;
+  const int64_t number = part.first + chunk;
   ChunkTable::Place place;
   if (p.sequences.cu_seqlens.given()) {
     place = ChunkTable{p.sequences, kChunk}.find(number);
@@ -848,7 +847,7 @@ __device__ __forceinline__ void prepare_item(Shared& m, const DeltaRuleProblem& 
       if (team_thread() == 0) record->vectors.T_power = power;
     }
   }
-  if (here.lane == 0) wait_bulk_read<0>();  // shared memory is the next item's
+  if (here.lane == 0) wait_bulk_read<0>();  // shared memory is another's next
 }
 
 template <class T, int K, int kBlocksPerMultiprocessor>
@@ -864,14 +863,18 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     let_next_kernel_in();
   }
   use(touched);
-  prepare_item<T, K>(m, p, flag, places, part, workspace, items, blockIdx.x, Order::kDown);
+  // From the last item on: of the chunks that the walk begins with, what was read and written is
+  // then still in the second-level cache.
+  prepare_item<T, K>(m, p, flag, places, part, workspace, items, gridDim.x - 1 - blockIdx.x);
   // The end of this kernel is the end of all before it.
   if (part.index > 0 && blockIdx.x == gridDim.x - 1) wait_for_memory_of_kernel_before();
 }
 
-// Beside the walk: a block has a multiprocessor, its teams take items in turn and raise a flag for
-// each that is done. The walk is let in when every block runs and has lowered the flags of its
-// items: so it finds none of an earlier call, and waits for nothing that has still to be scheduled.
+// Beside the walk: a block has a multiprocessor, its teams take items in turn, from the first on,
+// and raise a flag for each that is done. The walk is let in when every block runs and has lowered
+// the flags of its items: so it finds none of an earlier call, and waits for nothing that has still
+// to be scheduled. (That the walk sees them lowered rests on both being in the second-level cache,
+// where its looks at flags go: letting a kernel in orders nothing by itself.)
 template <class T, int K>
 __global__ void __launch_bounds__(kTeams* kThreads, 1)
     prepare_beside_kernel(const __grid_constant__ DeltaRuleProblem p, const Flag flag,
@@ -894,7 +897,8 @@ __global__ void __launch_bounds__(kTeams* kThreads, 1)
 #pragma unroll 1
   for (uint32_t item = blockIdx.x + static_cast<uint32_t>(team) * gridDim.x; item < items.count;
        item += kTeams * gridDim.x) {
-    prepare_item<T, K>(m, p, flag, places, part, workspace, items, item, Order::kUp);
+    prepare_item<T, K>(m, p, flag, places, part, workspace, items, item);
+    // All of the item is written, for copies by another multiprocessor too.
     wait_bulk<0>();
     fence_async_proxy_of_all();
     sync_team();
@@ -937,20 +941,11 @@ Status prepare_heads(const DeltaRuleProblem& problem, const Records& records, co
   return shape.dtype == DType::kBF16 ? with_k(__nv_bfloat16()) : with_k(__half());
 }
 
-// Value heads of a block share its Gram matrices, but wait for each other: so few that all blocks
-// fit the GPU at once, and no fewer. They change no bit.
-int64_t choose_heads_at_once(int64_t records, int64_t group, int64_t resident_blocks) {
-  const int64_t most = std::min<int64_t>(group, kTiles);  // a warp has the gates of one
-  int64_t heads = 1;
-  while (heads < most && records > resident_blocks * heads) heads = std::min(2 * heads, most);
-  return heads;
-}
-
 }  // namespace
 
 Status prepare(const DeltaRuleProblem& problem, const Device& device, const Records& places,
                const Beside& beside, const Part& part, std::byte* workspace, const Stream& stream) {
-  constexpr int kBlocksPerMultiprocessor = 4;
+  constexpr int kBlocksPerMultiprocessor = kTeams;
   const Shape& shape = problem.shape;
   const int64_t records = (part.end - part.first) * shape.value_heads;
   return prepare_heads<kBlocksPerMultiprocessor>(

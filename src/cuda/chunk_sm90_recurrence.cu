@@ -142,7 +142,7 @@ __device__ __forceinline__ void walk_state(Shared<K>& m, const DeltaRuleProblem&
   if (job.segment == 0 && range.begins) {
     from = of_call(const_cast<std::byte*>(initial.data), p.initial_state.dtype);
   } else {
-    if (!layout.beside.here()) wait_for_memory_of_kernel_before();
+    wait_for_memory_of_kernel_before();
     from = within(job.segment > 0 ? layout.boundaries.state(workspace, job.boundary, job.head)
                                   : records.carried_state(workspace, part.index - 1, job.head));
   }
@@ -242,10 +242,10 @@ __device__ __forceinline__ void walk_block(Shared<K>& m, const DeltaRuleProblem&
 // which no kernel of the call writes (written slots are no other sequence's to read). Who loads
 // records waits, and with it, behind its barriers, all who use them; so does who writes zeros or
 // loads another state. Beside the preparation (chunk_sm90_beside.h) records are waited for by their
-// flags, and for the preparation's end only when all are there; what was written before it was
-// complete when it let this kernel in. A walk of no chunks stores at once the state that it began
-// with. Walks without outputs run beside those of the first segments: they do not wait for the
-// kernel before, but end after it, so that the end of a kernel is the end of all before it.
+// flags, and for the preparation's end only when all are there. A walk of no chunks stores at once
+// the state that it began with. Walks without outputs run beside those of the first segments: they
+// do not wait for the kernel before, but end after it, so that the end of a kernel is the end of
+// all before it.
 template <class T, int K, bool kOutputs>
 __global__ void __launch_bounds__(kThreads, 1)
     walk_kernel(const __grid_constant__ DeltaRuleProblem p, const __grid_constant__ TokenMaps maps,

@@ -118,7 +118,7 @@ struct StateColumns {
       }
     }
   }
-  // The same of two elements side by side, which make whole sectors of memory.
+  // The same of two elements side by side: with half of the accesses, and of float32 whole sectors.
   template <class E>
   struct alignas(2 * sizeof(E)) Pair {
     E x, y;

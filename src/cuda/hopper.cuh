@@ -78,7 +78,8 @@ __device__ __forceinline__ void sync_cluster() {
   asm volatile("barrier.cluster.arrive.relaxed;\nbarrier.cluster.wait;" ::: "memory");
 }
 // From an address in this block's shared memory to the same place in that of another block of the
-// cluster, for arrive_in_cluster. The same for all addresses: a block's number is a part of them.
+// cluster, for arrive_in_cluster. On this GPU it is the same for all addresses: a block's number is
+// a part of them.
 __device__ __forceinline__ uint32_t cluster_distance(uint32_t address, int rank) {
   uint32_t there;
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
@@ -97,18 +98,20 @@ __device__ __forceinline__ void sync_threads(int number) {
   asm volatile("bar.sync %0, %1;" ::"r"(number), "n"(kThreads) : "memory");
 }
 
-// --- Flags in global memory: what a thread wrote before it raised one, or knows to be written, by
-// bulk copies too, is seen by who has found it raised, and by bulk copies that that one starts.
+// --- Flags in global memory: what a thread wrote before it raised one, or knows to be written, is
+// seen by who has found it raised; with a fence_async_proxy_of_all on either side by bulk copies,
+// and what they wrote, too.
 
 __device__ __forceinline__ void raise(uint32_t* flag) {
-  asm volatile("fence.proxy.async;\nst.release.gpu.global.u32 [%0], 1;" ::"l"(flag) : "memory");
+  asm volatile("st.release.gpu.global.u32 [%0], 1;" ::"l"(flag) : "memory");
 }
 __device__ __forceinline__ bool is_raised(const uint32_t* flag) {
   uint32_t value;
   asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
   return value != 0;
 }
-// After flags were found raised, before the bulk copies.
+// By every thread that wrote, before they meet and one raises a flag; and by every thread that
+// found flags raised, before it and those that it then meets start copies.
 __device__ __forceinline__ void fence_async_proxy_of_all() {
   asm volatile("fence.proxy.async;" ::: "memory");
 }

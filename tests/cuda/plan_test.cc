@@ -146,23 +146,28 @@ TEST(CudaPlans, ThePreparationRunsBesideTheWalkOfALongSequence) {
   EXPECT_EQ(beside.item(beside.chunks - 1, 15, 1) + 1, beside.items(beside.chunks));
   EXPECT_EQ(static_cast<size_t>(beside.offset + beside.bytes()),
             plan_of(shape, kH100).workspace_bytes_per_worker);
-  // Not of several sequences, of short ones, or where the walk wants most multiprocessors.
+  // Not of several sequences, of short ones, where the walk wants most multiprocessors, or on a
+  // device where the preparation could not keep up.
   Shape several = shape, brief = shape, many = shape;
   several.sequences = 2;
   brief.tokens = brief.max_length = 64;
   many.heads = many.value_heads = 64;
   for (const Shape& other : {several, brief, many}) EXPECT_FALSE(beside_of(other, kH100).here());
+  const cuda::Device slice = {9, 0, 16, 227 * 1024};
+  Shape few = shape;
+  few.heads = few.value_heads = 4;
+  EXPECT_FALSE(beside_of(few, slice).here());
 }
 
 // Every item has a number of its own, and every value head of a group one of its q/k head's items.
 TEST(CudaPlans, ItemsOfThePreparationHaveNumbersOfTheirOwn) {
   for (int64_t group : {1, 2, 3, 4, 5, 16}) {
-    Shape shape = prefill(DType::kBF16, 1, 40000);
+    Shape shape = prefill(DType::kBF16, 1, 100000 / group);
     shape.context_split = ContextSplit::kOff;
     shape.heads = 2;
     shape.value_heads = 2 * group;
     const cuda::sm90::Beside beside = beside_of(shape, kH100);
-    if (!beside.here()) continue;
+    ASSERT_TRUE(beside.here());
     int64_t number = 0;
     for (int64_t chunk = 0; chunk < 3; ++chunk) {
       for (int64_t head = 0; head < 2; ++head) {
