@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <optional>
 #include <type_traits>
 
 #include "cpu/amx_permission.h"
@@ -41,6 +42,8 @@
 #include "cpu/amx_tile-inl.h"
 //
 #include "cpu/chunk_amx_gates-inl.h"
+//
+#include "cpu/chunk_amx_panel-inl.h"
 //
 #include "cpu/chunk_amx-inl.h"
 //
