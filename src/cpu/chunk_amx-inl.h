@@ -20,8 +20,9 @@ GDN_BEFORE_KERNELS()
 namespace gdn::cpu::GDN_ISA {
 
 struct ChunkAmxScratch {
-  float* state;    // the task's panels, [K][kPanel] each
-  uint32_t* copy;  // in bfloat16: [K / 2][kPanel] pairs along K each
+  int64_t state_floats;  // of one q/k head's panels, [K][kPanel] each
+  float* state;          // the task's, q/k head by q/k head
+  uint32_t* copy;        // in bfloat16: [K / 2][kPanel] pairs along K each
   AmxOperands operands;
   AmxHead head;
   SplitMatrix u;      // of PanelAmx
@@ -43,8 +44,9 @@ struct ChunkAmxScratch {
       uint32_t* high = pairs(count);
       return SplitMatrix{high, pairs(count)};
     };
-    state = floats(panel_floats(split.max_units(), K));
-    copy = pairs(panel_floats(split.max_units(), K) / 2);
+    state_floats = panel_floats(split.max_units(), K);
+    state = floats(split.together * state_floats);
+    copy = pairs(split.together * state_floats / 2);
     operands.rows = pairs(2 * kAmxChunk * words);
     operands.columns = pairs(words * kAmxChunk);
     operands.token_pairs = pairs(K * kTokenWords);
@@ -87,19 +89,27 @@ inline void update_and_store_every_state(const PanelAmx& panel, int64_t n, int64
 inline void chunk_amx(const DeltaRuleProblem& problem, const Split& split, int64_t index,
                       std::byte* base) {
   const Shape& shape = problem.shape;
-  const Split::Task task = split.task(index);
+  const Split::Task task = split.task(index * split.together);
   const Sequence sequence = problem.sequences.at(task.n);
   const InitialState initial = problem.initial(task.n);
   if (initial.skip) {
-    split.for_each_range(task, [&](int64_t head, int64_t begin, int64_t end) {
-      zero_columns(problem.out, sequence, head, begin, end);
-    });
+    for (int64_t i = 0; i < split.together; ++i) {
+      split.for_each_range({task.n, task.head + i, task.part},
+                           [&](int64_t head, int64_t begin, int64_t end) {
+                             zero_columns(problem.out, sequence, head, begin, end);
+                           });
+    }
     return;
   }
   ChunkAmxScratch scratch(shape, split, base);
   const int64_t K = amx_padded_k(shape.K), words = K / 2;
+  // Of the i-th q/k head of the task; of all.
+  const auto for_each_of = [&](int64_t i, const auto& body) {
+    for_each_panel(split, {task.n, task.head + i, task.part}, K,
+                   scratch.state + i * scratch.state_floats, body);
+  };
   const auto for_each = [&](const auto& body) {
-    for_each_panel(split, task, K, scratch.state, body);
+    for (int64_t i = 0; i < split.together; ++i) for_each_of(i, body);
   };
   const auto copy_of = [&](const Panel& panel) {
     return scratch.copy + (panel.state - scratch.state) / 2;
@@ -115,44 +125,47 @@ inline void chunk_amx(const DeltaRuleProblem& problem, const Split& split, int64
   const bool every_state = problem.stores_every_state();
   const bool past_caches = stores_past_caches(problem);
   int64_t panels = 0;
+  for_each_of(0, [&](const Panel&) { ++panels; });
   for_each([&](const Panel& panel) {
-    ++panels;
     load_panel(shape, initial.data, problem.initial_state.dtype, panel, scratch.slot_rows);
     std::fill(panel.state + padded_k(shape.K) * kPanel, panel.state + K * kPanel, 0.0f);
     for (int64_t k = 0; k < K; k += 2) round_state_rows(panel.state, k, copy_of(panel));
   });
   for (int64_t t0 = 0; t0 < sequence.length; t0 += kAmxChunk) {
     const int64_t count = std::min<int64_t>(kAmxChunk, sequence.length - t0), end = t0 + count;
-    pack_rows_for_tiles(problem, problem.k, sequence, t0, count, task.head, operands.rows,
-                        operands.norms);
-    pack_rows_for_tiles(problem, problem.q, sequence, t0, count, task.head,
-                        operands.rows + kAmxChunk * words, operands.norms + kAmxChunk);
-    transpose(reinterpret_cast<const float*>(operands.rows), words, kAmxChunk, words,
-              reinterpret_cast<float*>(operands.columns), kAmxChunk);
-    pair_tokens_of_columns(operands, words);
-    gram_of_tiles(tiles, operands, words, count);
-    int64_t head = -1, number = 0;
-    std::optional<PanelAmx> steps[2];  // of a panel and the one before it
-    for_each([&](const Panel& panel) {
-      if (panel.head != head) {
-        products.end();
-        head = panel.head;
-        compute_amx_gates(problem, sequence, t0, count, head, operands, &scratch.head);
-        invert_for_tiles(operands, count, scratch.head);
-      }
-      PanelAmx& step = steps[number % 2].emplace(
-          PanelAmx{panel_rows<bf16>(problem, sequence, panel, t0, count, past_caches), scratch.head,
-                   copy_of(panel), scratch.u, every_state ? scratch.kept_v_new : nullptr,
-                   ReadAhead(problem, sequence, panel, task.head, end, number, panels)});
-      ++number;
-      if (HWY_UNLIKELY(every_state)) {
-        products.run_without_update(step);
-        update_and_store_every_state(step, task.n, K, scratch);
-      } else {
-        products.run(step);
-      }
-    });
-    products.end();
+    for (int64_t i = 0; i < split.together; ++i) {
+      const int64_t q_head = task.head + i;
+      pack_rows_for_tiles(problem, problem.k, sequence, t0, count, q_head, operands.rows,
+                          operands.norms);
+      pack_rows_for_tiles(problem, problem.q, sequence, t0, count, q_head,
+                          operands.rows + kAmxChunk * words, operands.norms + kAmxChunk);
+      transpose(reinterpret_cast<const float*>(operands.rows), words, kAmxChunk, words,
+                reinterpret_cast<float*>(operands.columns), kAmxChunk);
+      pair_tokens_of_columns(operands, words);
+      gram_of_tiles(tiles, operands, words, count);
+      int64_t head = -1, number = 0;
+      std::optional<PanelAmx> steps[2];  // of a panel and the one before it
+      for_each_of(i, [&](const Panel& panel) {
+        if (panel.head != head) {
+          products.end();
+          head = panel.head;
+          compute_amx_gates(problem, sequence, t0, count, head, operands, &scratch.head);
+          invert_for_tiles(operands, count, scratch.head);
+        }
+        PanelAmx& step = steps[number % 2].emplace(PanelAmx{
+            panel_rows<bf16>(problem, sequence, panel, t0, count, past_caches), scratch.head,
+            copy_of(panel), scratch.u, every_state ? scratch.kept_v_new : nullptr,
+            ReadAhead(problem, sequence, panel, q_head, end, number, panels)});
+        ++number;
+        if (HWY_UNLIKELY(every_state)) {
+          products.run_without_update(step);
+          update_and_store_every_state(step, task.n, K, scratch);
+        } else {
+          products.run(step);
+        }
+      });
+      products.end();
+    }
     if (problem.checkpoint_every > 0 && end % problem.checkpoint_every == 0) {
       store_all(problem.checkpoint(task.n, end / problem.checkpoint_every - 1),
                 problem.checkpoints.dtype);

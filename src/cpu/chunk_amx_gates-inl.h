@@ -14,15 +14,16 @@ constexpr int64_t amx_padded_k(int64_t K) { return (K + kBlock - 1) / kBlock * k
 
 struct alignas(64) AmxVectors {
   float beta[kAmxChunk];
-  float step[kAmxChunk];    // exp(g_i)
-  float read[kAmxChunk];    // exp(G_i) times the row scale of k_i
-  // Of scale exp(G_i) times the row scale of q_i, and of exp(G_last - G_i) times that of k_i, the
-  // part that outputs and rows of U are multiplied with, its inverse, and the part, a power of two,
-  // that q_i and k_i are.
+  float step[kAmxChunk];  // exp(g_i)
+  float read[kAmxChunk];  // exp(G_i) times the row scale of k_i
+  // scale exp(G_i) times the row scale of q_i, and exp(G_last - G_i) times that of k_i and 1 /
+  // change: what outputs and rows of U are multiplied with. Or parts of them, with the inverse of
+  // the part; then q_i and k_i are multiplied with the other one, a power of two.
   float output[kAmxChunk], inverse_output[kAmxChunk], query_factor[kAmxChunk];
   float to_u[kAmxChunk], inverse_to_u[kAmxChunk], key_factor[kAmxChunk];
-  float whole;  // exp(G_last)
-  float high[kAmxChunk];    // G as two floats
+  float whole;            // exp(G_last)
+  float change;           // what the state's change is multiplied with
+  float high[kAmxChunk];  // G as two floats
   float low[kAmxChunk];
   // Factors of decays: exp(G_i - G_e), e the last token of each block of 16, and exp(G_e - G_j) of
   // j's own block; or columns alone, exp(-G_j) times the row scale of k_j.
@@ -50,7 +51,7 @@ struct AmxOperands {
 
 // What a value head makes of it. Rows of V_new enter everything that follows as u_i = to_u_i
 // v_new_i, so that one matrix of two parts serves outputs and state:
-//   U = T R, O = output (q S + P U), S <- whole S + k^T U.
+//   U = T R, O = output (q S + P U), S <- whole S + change k^T U.
 struct AmxHead {
   const AmxOperands* operands;
   SplitMatrix t;  // [kAmxChunk][kTokenWords]: to_u_i (I + A)^-1 beta_j
@@ -187,21 +188,39 @@ HWY_INLINE void gram_of_tiles(Tiles& tiles, const AmxOperands& operands, int64_t
 }
 
 // x as part times factor, for a factor that bfloat16 numbers are to be multiplied with: a power of
-// two, which rounds none of them; 1 where x is of a usual size, 0 where x is. The part is then so
-// near 1 that neither it nor its inverse overflows what it is multiplied with.
+// two, which rounds none of them; 1 where x is of a usual size, 0 where x is, NaN where x is, which
+// so stays with its token. The part is then so near 1 that neither it nor its inverse overflows
+// what it is multiplied with.
 struct Parted {
   Vec part, factor;
 };
 HWY_INLINE Parted part_of(Vec x) {
   const F32 d;
   const hn::RebindToUnsigned<F32> u32;
-  const auto size = hn::Abs(x);
-  const auto unusual =
-      hn::Or(hn::Lt(size, hn::Set(d, 0x1p-32f)), hn::Gt(size, hn::Set(d, 0x1p32f)));
-  const auto exponent = hn::Set(u32, 0x7f800000u);
-  const Vec factor = hn::BitCast(d, hn::And(hn::BitCast(u32, x), exponent));
-  const Vec part = hn::Or(hn::BitCast(d, hn::AndNot(exponent, hn::BitCast(u32, x))), hn::Set(d, 1));
-  return {hn::IfThenElse(unusual, part, x), hn::IfThenElse(unusual, factor, hn::Set(d, 1))};
+  const Vec size = hn::Abs(x), one = hn::Set(d, 1);
+  const auto usual = hn::And(hn::Ge(size, hn::Set(d, 0x1p-32f)), hn::Le(size, hn::Set(d, 0x1p32f)));
+  const auto exponent = hn::Set(u32, 0x7f800000u), bits = hn::BitCast(u32, x);
+  const Vec power = hn::IfThenElse(hn::IsNaN(x), x, hn::BitCast(d, hn::And(bits, exponent)));
+  const Vec part = hn::Or(hn::BitCast(d, hn::AndNot(exponent, bits)), one);
+  return {hn::IfThenElse(usual, x, part), hn::IfThenElse(usual, one, power)};
+}
+
+HWY_INLINE float power_of_two(int exponent) {
+  return hn::GetLane(hn::BitCast(
+      F32(), hn::Set(hn::RebindToUnsigned<F32>(), static_cast<uint32_t>(127 + exponent) << 23)));
+}
+
+HWY_INLINE void part_factors(AmxVectors* x) {
+  const Vec one = hn::Set(F32(), 1);
+  for (int i = 0; i < kAmxChunk; i += kLanes) {
+    const Parted output = part_of(load(x->output + i)), to_u = part_of(load(x->to_u + i));
+    store(output.part, x->output + i);
+    store(hn::Div(one, output.part), x->inverse_output + i);
+    store(output.factor, x->query_factor + i);
+    store(to_u.part, x->to_u + i);
+    store(hn::Div(one, to_u.part), x->inverse_to_u + i);
+    store(to_u.factor, x->key_factor + i);
+  }
 }
 
 // Pairs of bfloat16 times a power of two each.
@@ -213,7 +232,7 @@ HWY_INLINE __m512i scale_pairs(__m512i pairs, Vec low_factor, Vec high_factor) {
                        finite_bf16(hn::Mul(high, high_factor)));
 }
 
-// q and k with their factors, where there are any but 1.
+// q and k with their factors.
 HWY_INLINE void scale_operands(const AmxOperands& operands, int64_t K, AmxHead* head) {
   const F32 d;
   const AmxVectors& x = *head->vectors;
@@ -245,8 +264,9 @@ struct RowsOfGates {
   Vec minus_a, p;
 };
 template <class Below, class OnDiagonal>
-HWY_INLINE void store_rows_of_gates(const AmxOperands& operands, int64_t count, const SplitMatrix& p,
-                                    const Below& below, const OnDiagonal& on_diagonal) {
+HWY_INLINE void store_rows_of_gates(const AmxOperands& operands, int64_t count,
+                                    const SplitMatrix& p, const Below& below,
+                                    const OnDiagonal& on_diagonal) {
   const F32 d;
   for (int64_t i = 0; i < rows_of_blocks(count); ++i) {
     float* minus_a = operands.minus_a + i * kAmxChunk;
@@ -288,16 +308,15 @@ inline void decays_of_differences(const DeltaRuleProblem& problem, int64_t count
     store(finite_exp(difference(end_high, end_low, load(x.high + i), load(x.low + i))),
           x.columns + i);
     for (int later = i + kLanes; later < kAmxChunk; later += kLanes) {
-      store(finite_exp(
-                difference(load(x.high + later), load(x.low + later), end_high, end_low)),
+      store(finite_exp(difference(load(x.high + later), load(x.low + later), end_high, end_low)),
             x.rows[i / kLanes] + later);
     }
   }
   const auto rows = [&](int64_t i, int64_t j, Vec decay) {
     const int64_t at = i % kBlock * kBlock + j % kBlock;
     const Vec norms = load(operands.norms + j);
-    const Vec kk = hn::Mul(hn::Mul(one(operands.norms, i), norms),
-                           load(operands.gram_block(i, j) + at));
+    const Vec kk =
+        hn::Mul(hn::Mul(one(operands.norms, i), norms), load(operands.gram_block(i, j) + at));
     const Vec qk = hn::Mul(hn::Mul(one(operands.norms, kAmxChunk + i), norms),
                            load(operands.gram_block(kAmxChunk + i, j) + at));
     const Vec scale = hn::Set(d, problem.scale * x.inverse_output[i]);
@@ -327,9 +346,11 @@ inline void decays_of_differences(const DeltaRuleProblem& problem, int64_t count
 // The decays of a value head, P and -A. Tokens from `count` on are padding with g = 0 and beta = 0:
 // they decay nothing.
 //
-// Where nothing had to be parted, decays of differences are products: exp(G_i - G_j) is what row i
-// of S K is multiplied with over what row j of U is, and in P both cancel but for exp(G_last). Else
-// they are exponentials of differences, which neither overflow nor lose digits.
+// Where G is not too large, decays of differences are products: exp(G_i - G_j) is what row i of S K
+// is multiplied with over what row j of U is, and in P both cancel but for exp(G_last). So that U
+// is neither large nor small, its rows are multiplied with 2^m and the state's change with 2^-m,
+// half of the way. Else they are exponentials of differences, which neither overflow nor lose
+// digits, and factors are parted.
 inline void compute_amx_gates(const DeltaRuleProblem& problem, const Sequence& sequence, int64_t t0,
                               int64_t count, int64_t number, const AmxOperands& operands,
                               AmxHead* head) {
@@ -349,48 +370,51 @@ inline void compute_amx_gates(const DeltaRuleProblem& problem, const Sequence& s
   const auto one = [&](const float* of, int64_t i) { return hn::Set(d, of[i]); };
   constexpr int kLast = kAmxChunk - 1;
   x.whole = hn::GetLane(finite_exp(one(x.high, kLast)));
-  // Of a usual size, and so is its inverse. NaN is none, and takes the longer way.
-  bool usual = x.whole > 0x1p-64f && x.whole < 0x1p64f;
-  const auto part = [&](Vec of, float* parts, float* inverses, float* factors) {
-    const Parted parted = part_of(of);
-    store(parted.part, parts);
-    store(hn::Div(hn::Set(d, 1), parted.part), inverses);
-    store(parted.factor, factors);
-    return hn::AllTrue(d, hn::Eq(parted.factor, hn::Set(d, 1)));
+  // What real layers reach in a chunk is mostly less. NaN is not, and takes the longer way.
+  bool usual = std::abs(x.high[kLast]) <= 64;
+  const float up = usual ? power_of_two(static_cast<int>(x.high[kLast] * -0.72f)) : 1;
+  const float down = 1 / up;
+  const auto within = [&](Vec v, float least, float most) {
+    const Vec size = hn::Abs(v);
+    return hn::AllTrue(d, hn::And(hn::Ge(size, hn::Set(d, least)), hn::Le(size, hn::Set(d, most))));
   };
-  bool parted = false;
   for (int i = 0; i < kAmxChunk; i += kLanes) {
     const Vec high = load(x.high + i), low = load(x.low + i), norms = load(operands.norms + i);
     const Vec from_start = finite_exp(high);
     const Vec query = hn::Mul(hn::Set(d, problem.scale), load(operands.norms + kAmxChunk + i));
+    const Vec to_end = hn::Add(hn::Sub(one(x.high, kLast), high), hn::Sub(one(x.low, kLast), low));
+    const Vec output = finite(hn::Mul(from_start, query));
+    const Vec to_u = finite(hn::Mul(finite_exp(to_end), norms));
+    usual &= within(output, 0x1p-104f, 0x1p52f) && within(to_u, down * 0x1p-52f, down * 0x1p52f);
     store(finite_exp(load(g + i)), x.step + i);
     store(finite(hn::Mul(from_start, norms)), x.read + i);
-    parted |= !part(finite(hn::Mul(from_start, query)), x.output + i, x.inverse_output + i,
-                    x.query_factor + i);
-    const Vec to_end = hn::Add(hn::Sub(one(x.high, kLast), high), hn::Sub(one(x.low, kLast), low));
-    parted |= !part(finite(hn::Mul(finite_exp(to_end), norms)), x.to_u + i, x.inverse_to_u + i,
-                    x.key_factor + i);
+    store(output, x.output + i);
+    store(to_u, x.to_u + i);
   }
   head->operands = &operands;
   head->queries = operands.rows + kAmxChunk * words;
   head->token_pairs = operands.token_pairs;
-  if (HWY_UNLIKELY(parted)) scale_operands(operands, 2 * words, head);
-
-  if (HWY_UNLIKELY(parted || !usual)) {
+  if (HWY_UNLIKELY(!usual)) {
+    x.change = 1;
+    part_factors(&x);
+    scale_operands(operands, 2 * words, head);
     decays_of_differences(problem, count, operands, g, head);
     return;
   }
-  const Vec inverse_whole = hn::Set(d, 1 / x.whole);
+  x.change = down;
+  const Vec inverse_whole = hn::Set(d, 1 / x.whole), inverse_p = hn::Set(d, down / x.whole);
   for (int i = 0; i < kAmxChunk; i += kLanes) {
-    store(hn::Mul(load(x.to_u + i), inverse_whole), x.columns + i);
+    const Vec to_end = load(x.to_u + i), to_u = hn::Mul(hn::Set(d, up), to_end);
+    store(hn::Mul(to_end, inverse_whole), x.columns + i);
+    store(to_u, x.to_u + i);
+    store(hn::Div(hn::Set(d, 1), to_u), x.inverse_to_u + i);
   }
   const auto rows = [&](int64_t i, int64_t j) {
     const int64_t at = i % kBlock * kBlock + j % kBlock;
     const Vec kk = load(operands.gram_block(i, j) + at);
     const Vec qk = load(operands.gram_block(kAmxChunk + i, j) + at);
     const Vec factor = hn::Set(d, -x.beta[i] * x.read[i]);
-    return RowsOfGates{hn::Mul(hn::Mul(factor, load(x.columns + j)), kk),
-                       hn::Mul(inverse_whole, qk)};
+    return RowsOfGates{hn::Mul(hn::Mul(factor, load(x.columns + j)), kk), hn::Mul(inverse_p, qk)};
   };
   store_rows_of_gates(operands, count, head->p, rows, [&](int64_t i, int64_t j) {
     const RowsOfGates all = rows(i, j);
@@ -399,8 +423,8 @@ inline void compute_amx_gates(const DeltaRuleProblem& problem, const Sequence& s
   });
 }
 
-// (I + A)^-1 by forward substitution in float32, eight rows by two vectors at a time, and T of it in
-// two parts. Columns that are zero, right of a block on the diagonal, are neither computed nor
+// (I + A)^-1 by forward substitution in float32, eight rows by two vectors at a time, and T of it
+// in two parts. Columns that are zero, right of a block on the diagonal, are neither computed nor
 // read. Returns whether all of it is finite; kFinite makes a row so before it is a factor: sums of
 // finite products may overflow (to an infinity that stays one), but are never NaN.
 template <bool kFinite>

@@ -57,8 +57,8 @@ class ReadAhead {
   int64_t row_bytes_;  // of k and q
 };
 
-// What belongs to one panel, and the vectors' work on it: on rows i to end of a chunk, both even, of
-// the 32 that the products are of. Functions of their own, each once in memory, where everything
+// What belongs to one panel, and the vectors' work on it: on rows i to end of a chunk, both even,
+// of the 32 that the products are of. Functions of their own, each once in memory, where everything
 // inside a panel's products would be more than the first-level cache of instructions holds; with
 // addresses in variables, which stores cannot change.
 struct PanelAmx : PanelRows<bf16> {
@@ -90,8 +90,8 @@ struct PanelAmx : PanelRows<bf16> {
     for (; i < end; i += 2, products += 2 * kPanel, v += 2 * stride) {
 #pragma GCC unroll 16
       for (int j = 0; j < kVecs; ++j) {
-        residual_of(load(v + j * kLanes), load(v + stride + j * kLanes), products + j * kLanes, i, j,
-                    read + i, to);
+        residual_of(load(v + j * kLanes), load(v + stride + j * kLanes), products + j * kLanes, i,
+                    j, read + i, to);
       }
     }
   }
@@ -129,9 +129,10 @@ struct PanelAmx : PanelRows<bf16> {
       }
     }
   }
-  // S <- exp(G_last) S + change, and the copy; rows of the state.
+  // S <- exp(G_last) S + the change, and the copy; rows of the state.
   HWY_NOINLINE void add_change(const float* change, int64_t i, int64_t end) const {
     const Vec whole = hn::Set(F32(), head.vectors->whole);
+    const Vec factor = hn::Set(F32(), head.vectors->change);
     float* s = panel.state + i * kPanel;
     uint32_t* to = copy + i / 2 * kPanel;
     change += i % kBlock * kPanel;
@@ -139,8 +140,8 @@ struct PanelAmx : PanelRows<bf16> {
 #pragma GCC unroll 16
       for (int j = 0; j < kVecs; ++j) {
         const int64_t even = j * kLanes, odd = kPanel + j * kLanes;
-        const Vec a = hn::MulAdd(whole, load(s + even), load(change + even));
-        const Vec b = hn::MulAdd(whole, load(s + odd), load(change + odd));
+        const Vec a = hn::MulAdd(whole, load(s + even), hn::Mul(factor, load(change + even)));
+        const Vec b = hn::MulAdd(whole, load(s + odd), hn::Mul(factor, load(change + odd)));
         store(a, s + even);
         store(b, s + odd);
         _mm512_storeu_si512(to + j * kLanes, make_pairs(a, b));
@@ -249,8 +250,8 @@ class PanelsAmx {
                               const Beside& beside) {
     state_times(rows, copy, to, beside, [] {});
   }
-  // Rows from `first` on of T or P times 32 rows of R or U, from 2 w on; both in two parts, of which
-  // low times low is less than what the split drops. start(a, b) does the first product.
+  // Rows from `first` on of T or P times 32 rows of R or U, from 2 w on; both in two parts, of
+  // which low times low is less than what the split drops. start(a, b) does the first product.
   template <class Start, class Beside>
   HWY_INLINE void triangle_times(const SplitMatrix& left, int64_t first, int64_t w,
                                  const SplitMatrix& right, const Start& start,
@@ -292,8 +293,8 @@ class PanelsAmx {
 
   BlockSums sums_;
   int64_t words_;
-  // Of a panel's last 32 rows S K, then U, then the outputs; of its first 32 S K and U; their outputs.
-  // The first two again for what the state changes by.
+  // Of a panel's last 32 rows S K, then U, then the outputs; of its first 32 S K and U; their
+  // outputs. The first two again for what the state changes by.
   float *a_, *b_, *c_;
   PanelAmx* before_ = nullptr;
   RowsLeft change_;
