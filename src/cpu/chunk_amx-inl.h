@@ -3,7 +3,7 @@
 // scaling and the inverse. Steps of a chunk:
 //
 // 1. Per q/k head: pack k and q, gram (chunk_amx_gates-inl.h).
-// 2. Per value head: decays, P, -A and T = (I + A)^-1, in float32, P and T then split.
+// 2. Per value head: decays, P, -A and the inverse of I + A, in float32; P and T then split.
 // 3. Per panel of 32 V columns (chunk_amx_panel-inl.h):
 //      S K; R = V - exp(G) S K; U = T R, where U is exp(G_last - G) V_new;
 //      O = scale exp(G) (S Q + P U);
@@ -12,9 +12,9 @@
 // q and k are never rounded again, and the state is rounded for S K and S Q only, as in
 // chunk_bf16-inl.h. That kernel rounds V_new for the update and makes up for it in the
 // substitution; here there is none left to do so in, and on identical keys the rows of V_new
-// cancel. So T, R, P and V_new are split into two parts each (SplitMatrix), whose products are
-// right to 2^-14, two or three times as many, and cheap. (R might be rounded, which is as if v were
-// another v within a rounding: states are then off by 1.6e-3 in place of 1e-4, and no time is won.)
+// cancel. So T, R, P and U are split into two parts each (SplitMatrix), whose products are right to
+// 2^-14, two or three times as many, and cheap. (R might be rounded, which is as if v were another
+// v within a rounding: states are then off by 1.6e-3 in place of 1e-4.)
 
 GDN_BEFORE_KERNELS()
 namespace gdn::cpu::GDN_ISA {
