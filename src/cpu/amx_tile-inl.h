@@ -1,4 +1,4 @@
-// The eight tile registers of AMX, 16 rows of 64 bytes each, and the four things done with them.
+// The eight tile registers of AMX, 16 rows of 64 bytes each, and the few things done with them.
 // Everything that knows of AMX instructions is here; chunk_amx-inl.h is written over it.
 //
 // With GDN_EMULATE_AMX the registers are an array and the product is made of vector dot products,
@@ -24,6 +24,10 @@ class Tiles {
     for (int r = 0; r < kTileRows; ++r) {
       std::memcpy(words_[kT][r], static_cast<const char*>(from) + r * stride * 4, 64);
     }
+  }
+  template <int kT>
+  HWY_INLINE void load_past_l1(const void* from, int64_t stride) {
+    load<kT>(from, stride);
   }
   template <int kT>
   HWY_INLINE void store(void* to, int64_t stride) {
@@ -77,6 +81,11 @@ class Tiles {
   HWY_INLINE void load(const void* from, int64_t stride) {
     asm volatile("tileloadd (%0,%1,4), %%tmm%c2" : : "r"(from), "r"(stride), "i"(kT) : "memory");
   }
+  // Leaves no copy in the first-level cache, and so what is there in peace.
+  template <int kT>
+  HWY_INLINE void load_past_l1(const void* from, int64_t stride) {
+    asm volatile("tileloaddt1 (%0,%1,4), %%tmm%c2" : : "r"(from), "r"(stride), "i"(kT) : "memory");
+  }
   template <int kT>
   HWY_INLINE void store(void* to, int64_t stride) {
     asm volatile("tilestored %%tmm%c2, (%0,%1,4)" : : "r"(to), "r"(stride), "i"(kT) : "memory");
@@ -95,93 +104,97 @@ class Tiles {
 // eight registers hold the fewest.
 constexpr int kBlock = 2 * kTileRows;
 
-HWY_INLINE void zero_block(Tiles& tiles) {
-  tiles.zero<0>();
-  tiles.zero<1>();
-  tiles.zero<2>();
-  tiles.zero<3>();
-}
-HWY_INLINE void store_block(Tiles& tiles, float* to, int64_t stride) {
-  tiles.store<0>(to, stride);
-  tiles.store<1>(to + kTileWords, stride);
-  tiles.store<2>(to + kTileRows * stride, stride);
-  tiles.store<3>(to + kTileRows * stride + kTileWords, stride);
-}
-// Sums += A B of one step: A [32][16 pairs], B [16 pairs][32].
-HWY_INLINE void add_to_block(Tiles& tiles, const uint32_t* a, int64_t a_stride, const uint32_t* b,
-                             int64_t b_stride) {
-  tiles.load<4>(a, a_stride);
-  tiles.load<6>(b, b_stride);
-  tiles.load<7>(b + kTileWords, b_stride);
-  tiles.load<5>(a + kTileRows * a_stride, a_stride);
-  tiles.dot<0, 4, 6>();
-  tiles.dot<1, 4, 7>();
-  tiles.dot<2, 5, 6>();
-  tiles.dot<3, 5, 7>();
-}
-
 // A float matrix as the sum of two of bfloat16, which keep 16 of its 24 bits.
 struct SplitMatrix {
   uint32_t* high;
   uint32_t* low;
 };
 
-// A block [32][32] of A B, or of the sum of some products, step by step, so that other work can go
-// in between. A is [32][16 steps], B [16 steps][32].
-template <int kTerms>
-struct BlockProduct {
-  const uint32_t* a[kTerms];
-  int64_t a_stride;
-  const uint32_t* b[kTerms];
-  int64_t b_stride;
-  int64_t steps;
-
-  // Sums of all terms over the 16 pairs from 16 s on.
-  HWY_INLINE void step(Tiles& tiles, int64_t s) const {
-    const int64_t at = s * kTileWords;
-#pragma GCC unroll 3
-    for (int term = 0; term < kTerms; ++term) {
-      add_to_block(tiles, a[term] + at, a_stride, b[term] + at * b_stride, b_stride);
-    }
-  }
+// Operands of one step of a block, and their strides: A [32][16 pairs], B [16 pairs][32].
+struct Operand {
+  const uint32_t* at;
+  int64_t stride;
 };
 
-HWY_INLINE BlockProduct<1> product_of(const uint32_t* a, int64_t a_stride, const uint32_t* b,
-                                      int64_t b_stride, int64_t steps) {
-  return {{a}, a_stride, {b}, b_stride, steps};
-}
-HWY_INLINE BlockProduct<2> product_of(const uint32_t* a, int64_t a_stride, const SplitMatrix& b,
-                                      int64_t b_stride, int64_t steps) {
-  return {{a, a}, a_stride, {b.low, b.high}, b_stride, steps};
-}
-// A from row `first` on. Low times low is less than what the split drops.
-HWY_INLINE BlockProduct<3> product_of(const SplitMatrix& a, int64_t first, int64_t a_stride,
-                                      const SplitMatrix& b, int64_t b_stride, int64_t steps) {
-  const uint32_t *high = a.high + first * a_stride, *low = a.low + first * a_stride;
-  return {{low, high, high}, a_stride, {b.high, b.low, b.high}, b_stride, steps};
-}
+// The sums of one block after the other. What a block came to is stored when the next one begins,
+// register by register, each as its first product of the next block is about to need it: stored all
+// at once, the four would keep the products waiting.
+//
+// A comes past the first-level cache: a chunk's A are more than that holds and used once by each
+// panel, while the blocks and B are used again soon.
+class BlockSums {
+ public:
+  HWY_INLINE BlockSums(Tiles& tiles, float* unused) : tiles_(tiles), to_(unused) {}
 
-// Computes the block to `to` [32][stride], and does work(0) to work(kParts - 1), which has nothing
-// to do with it, between its steps: the matrix unit and the vector units run side by side only as
-// far as the processor looks ahead. A part is a tile's rows, enough to be worth a call.
-constexpr int kParts = 4;
-template <class Product, class Work>
-HWY_INLINE void multiply_beside(Tiles& tiles, const Product& product, float* to, int64_t stride,
-                                const Work& work) {
-  zero_block(tiles);
-  int64_t done = 0;
-  for (int part = 0; part < kParts; ++part) {
-    for (; done * kParts < product.steps * (part + 1); ++done) product.step(tiles, done);
-    work(part);
+  // The first four products of a block that goes to `to` [32][kStride].
+  HWY_INLINE void begin(Operand a, Operand b, float* to) { begin<false>(a, b, to); }
+  // The same, added to what is at `to`.
+  HWY_INLINE void resume(Operand a, Operand b, float* to) { begin<true>(a, b, to); }
+  // Four more; where one of the operands is that of the products before, it is not loaded again.
+  HWY_INLINE void add(Operand a, Operand b) {
+    load_b(b);
+    add_same_b(a);
   }
-  store_block(tiles, to, stride);
-}
-template <class Product>
-HWY_INLINE void multiply(Tiles& tiles, const Product& product, float* to, int64_t stride) {
-  zero_block(tiles);
-  for (int64_t s = 0; s < product.steps; ++s) product.step(tiles, s);
-  store_block(tiles, to, stride);
-}
+  HWY_INLINE void add_same_b(Operand a) {
+    tiles_.load_past_l1<4>(a.at, a.stride);
+    tiles_.load_past_l1<5>(a.at + kTileRows * a.stride, a.stride);
+    dot();
+  }
+  HWY_INLINE void add_same_a(Operand b) {
+    load_b(b);
+    dot();
+  }
+  // Stores the last block.
+  HWY_INLINE void end() {
+    tiles_.store<0>(to_, kStride);
+    tiles_.store<1>(to_ + kTileWords, kStride);
+    tiles_.store<2>(to_ + kBelow, kStride);
+    tiles_.store<3>(to_ + kBelow + kTileWords, kStride);
+  }
+
+  static constexpr int64_t kStride = kBlock;
+
+ private:
+  HWY_INLINE void load_b(Operand b) {
+    tiles_.load<6>(b.at, b.stride);
+    tiles_.load<7>(b.at + kTileWords, b.stride);
+  }
+  HWY_INLINE void dot() {
+    tiles_.dot<0, 4, 6>();
+    tiles_.dot<1, 4, 7>();
+    tiles_.dot<2, 5, 6>();
+    tiles_.dot<3, 5, 7>();
+  }
+  template <int kSum, bool kFrom>
+  HWY_INLINE void replace(int64_t at, const float* to) {
+    tiles_.store<kSum>(to_ + at, kStride);
+    if constexpr (kFrom) {
+      tiles_.load<kSum>(to + at, kStride);
+    } else {
+      tiles_.zero<kSum>();
+    }
+  }
+  template <bool kFrom>
+  HWY_INLINE void begin(Operand a, Operand b, float* to) {
+    tiles_.load_past_l1<4>(a.at, a.stride);
+    tiles_.load<6>(b.at, b.stride);
+    replace<0, kFrom>(0, to);
+    tiles_.dot<0, 4, 6>();
+    tiles_.load<7>(b.at + kTileWords, b.stride);
+    replace<1, kFrom>(kTileWords, to);
+    tiles_.dot<1, 4, 7>();
+    tiles_.load_past_l1<5>(a.at + kTileRows * a.stride, a.stride);
+    replace<2, kFrom>(kBelow, to);
+    tiles_.dot<2, 5, 6>();
+    replace<3, kFrom>(kBelow + kTileWords, to);
+    tiles_.dot<3, 5, 7>();
+    to_ = to;
+  }
+
+  static constexpr int64_t kBelow = kTileRows * kStride;
+  Tiles& tiles_;
+  float* to_;  // where the sums in the registers go
+};
 
 }  // namespace gdn::cpu::GDN_ISA
 GDN_AFTER_KERNELS()

@@ -39,7 +39,9 @@ const Kernels* choose(std::string_view name) {
 const Kernels& kernels_of(const Plan& plan) { return *choose(plan.kernel); }
 
 Split split_of(const Shape& shape, const Plan& plan) {
-  return {shape.heads, shape.value_heads / shape.heads, shape.V, plan.parts};
+  const int64_t all = shape.sequences * shape.heads * plan.parts;
+  return {shape.heads, shape.value_heads / shape.heads, shape.V, plan.parts,
+          plan.tasks == 0 ? 1 : all / plan.tasks};
 }
 
 // Tasks per worker that dynamic scheduling wants, so that the last ones to finish differ little.
@@ -77,6 +79,17 @@ int64_t chunk_parts_for(const Shape& shape, int workers, double repeated) {
     soonest = end;
   }
   return best;
+}
+
+// How many q/k heads a task of the chunk operator has, whose states may have so many bytes.
+int64_t heads_together(const Shape& shape, int64_t parts, int workers, int64_t states) {
+  const int64_t state = shape.value_heads / shape.heads * shape.V * shape.K * int64_t{4};
+  int64_t together = 1;
+  while (parts == 1 && shape.heads % (2 * together) == 0 && 2 * together * state <= states &&
+         keep_workers_busy(shape.sequences * shape.heads / (2 * together), workers)) {
+    together *= 2;
+  }
+  return together;
 }
 
 // A recurrent or replay task is a part of a q/k head where sequences are few, else a quarter of a
@@ -152,7 +165,9 @@ Status plan_cpu(const Shape& shape, const PlanRequest& request, Plan* plan) {
       plan->chunk = bf16 ? kernels->chunk_of_bf16 : cpu::kChunk;
       plan->parts = chunk_parts_for(shape, request.workers,
                                     bf16 ? kernels->repeated_of_bf16 : cpu::kRepeated);
-      plan->tasks = shape.sequences * shape.heads * plan->parts;
+      plan->tasks =
+          shape.sequences * shape.heads * plan->parts /
+          heads_together(shape, plan->parts, request.workers, bf16 ? kernels->states_of_bf16 : 0);
       plan->compute = bf16 ? Compute::kBF16 : Compute::kF32;
       plan->workspace_bytes_per_worker =
           (bf16 ? kernels->chunk_bf16_scratch : kernels->chunk_scratch)(shape,

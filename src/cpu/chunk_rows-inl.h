@@ -57,7 +57,7 @@ inline bool stores_past_caches(const DeltaRuleProblem& problem) {
 template <class T>
 struct PanelRows {
   const DeltaRuleProblem& problem;
-  const Panel& panel;
+  Panel panel;
   int64_t t0;        // first token of the chunk
   int64_t count;     // its tokens; the rest of the chunk is padding
   bool past_caches;  // how out is stored
@@ -92,22 +92,23 @@ struct PanelRows {
     if (HWY_LIKELY(is_full_tile(r))) {
       T* row = out_row(r);
 #pragma GCC unroll 16
-      for (int i = 0; i < kRows; ++i, row += out_stride) {
-        if (past_caches) {
-          store_vectors<true>(tile.at[i], row);
-        } else {
-          store_vectors<false>(tile.at[i], row);
-        }
-      }
+      for (int i = 0; i < kRows; ++i, row += out_stride) store_full_row(tile.at[i], row);
       return;
     }
-    for (int i = 0; i < kRows && r + i < count; ++i) {
-      for (int j = 0; j < kVecs; ++j) {
-        const int64_t left = panel.width - j * kLanes;
-        if (left > 0) {
-          store_n(tile.at[i][j], out_row(r + i) + j * kLanes, std::min<int64_t>(left, kLanes));
-        }
-      }
+    for (int i = 0; i < kRows && r + i < count; ++i) store_part_of_row(tile.at[i], out_row(r + i));
+  }
+  // A row as wide as any panel's, and one that may be less wide.
+  HWY_INLINE void store_full_row(const Vec (&x)[kVecs], T* row) const {
+    if (past_caches) {
+      store_vectors<true>(x, row);
+    } else {
+      store_vectors<false>(x, row);
+    }
+  }
+  HWY_INLINE void store_part_of_row(const Vec (&x)[kVecs], T* row) const {
+    for (int j = 0; j < kVecs; ++j) {
+      const int64_t left = panel.width - j * kLanes;
+      if (left > 0) store_n(x[j], row + j * kLanes, std::min<int64_t>(left, kLanes));
     }
   }
   // The panel's state after token i of the chunk, where it is asked for.

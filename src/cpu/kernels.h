@@ -33,6 +33,9 @@ struct Split {
   int64_t group = 1;  // HV / H
   int64_t V = 1;
   int64_t parts = 1;
+  // Where parts is 1: q/k heads that a kernel may take side by side, chunk by chunk. Rows of their
+  // tokens are on the same pages of memory, which are then looked up once for all of them.
+  int64_t together = 1;
 
   struct Task {
     int64_t n, head, part;
@@ -95,12 +98,14 @@ struct Kernels {
   size_t (*chunk_scratch)(const Shape& shape, const Split& split);
   void (*chunk)(const DeltaRuleProblem& problem, const Split& split, int64_t task,
                 std::byte* scratch);
-  // The same with bfloat16 operands; nullptr where the instruction set has no such products.
+  // The same with bfloat16 operands; nullptr where the instruction set has no such products. Here a
+  // task is split.together of the split's.
   size_t (*chunk_bf16_scratch)(const Shape& shape, const Split& split);
   void (*chunk_bf16)(const DeltaRuleProblem& problem, const Split& split, int64_t task,
                      std::byte* scratch);
   int chunk_of_bf16 = kChunk;  // tokens of its chunk
   double repeated_of_bf16 = kRepeated;
+  int64_t states_of_bf16 = 0;  // bytes of float32 states that it may walk side by side
 
   size_t (*recurrent_scratch)(const Shape& shape, const Split& split);
   void (*recurrent)(const DeltaRuleProblem& problem, const Split& split, int64_t task,

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <optional>
 #include <type_traits>
 
 #include "cpu/amx_permission.h"
@@ -42,6 +43,8 @@
 //
 #include "cpu/chunk_amx_gates-inl.h"
 //
+#include "cpu/chunk_amx_panel-inl.h"
+//
 #include "cpu/chunk_amx-inl.h"
 //
 #include "cpu/pairs-inl.h"
@@ -69,7 +72,8 @@ const Kernels& amx_bf16_kernels() {
     k.supported = [] { return avx512_bf16_kernels().supported() && amx_permitted(); };
 #endif
     k.chunk_of_bf16 = amx_bf16::kAmxChunk;
-    k.repeated_of_bf16 = 2;  // with inverses; the columns themselves are quick
+    k.repeated_of_bf16 = 2;        // with inverses; the columns themselves are quick
+    k.states_of_bf16 = 512 << 10;  // with copies and operands half of the second-level cache
     k.chunk_bf16_scratch = &amx_bf16::chunk_amx_scratch;
     k.chunk_bf16 = &amx_bf16::chunk_amx;
     k.recurrent_scratch = &amx_bf16::recurrent_scratch;
