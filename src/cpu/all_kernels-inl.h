@@ -49,9 +49,9 @@
 //
 #include "cpu/state_columns-inl.h"
 //
-#include "cpu/state-inl.h"
-//
 #include "cpu/tokens-inl.h"
+//
+#include "cpu/state-inl.h"
 //
 #include "cpu/recurrent-inl.h"
 //

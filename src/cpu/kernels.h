@@ -54,6 +54,10 @@ struct Split {
       unit = next;
     }
   }
+  // The last value head that a task has columns of.
+  int64_t last_head(const Task& task) const {
+    return task.head * group + (first_unit(task.part + 1) - 1) / units_of(V);
+  }
   // The most units that a part has.
   int64_t max_units() const {
     const int64_t all = group * units_of(V);

@@ -20,7 +20,7 @@ inline int64_t running_columns(const StateShape& state, int64_t tokens, int64_t 
 inline size_t recurrent_scratch(const Shape& shape, const Split&) {
   const StateShape state = {shape.layout, shape.K, shape.V};
   const int64_t floats =
-      TokenTile::floats(tile_tokens(shape), shape.K, shape.V) +
+      TokenTile::floats(tile_tokens(shape), shape.K, shape.V) + dots_floats(state) +
       padded(state.scratch_floats(running_columns(state, shape.max_length, shape.V)));
   return static_cast<size_t>(floats) * sizeof(float);
 }
@@ -28,18 +28,18 @@ inline size_t recurrent_scratch(const Shape& shape, const Split&) {
 // Tokens t0 .. t0 + count - 1, which are in the tile, over the block of columns that starts
 // `column` columns into the tile's. The state comes from `from` for token 0 and is kept in
 // `running` while more tokens follow; slot_after(t) is the block that the state after token t is
-// written to, or nowhere.
-template <class SlotAfter>
-HWY_INLINE void advance(const StateShape& state, const TokenTile& tile, int64_t t0, int64_t count,
-                        int64_t length, float scale, const StateBlock& from,
-                        const StateBlock& running, int64_t column, int64_t width,
-                        const SlotAfter& slot_after) {
+// written to, or nowhere. more: after the block come others of the task, and `dots` may begin.
+template <class Dots, class SlotAfter>
+HWY_INLINE void advance(Dots& dots, bool more, const StateShape& state, const TokenTile& tile,
+                        int64_t t0, int64_t count, int64_t length, float scale,
+                        const StateBlock& from, const StateBlock& running, int64_t column,
+                        int64_t width, const SlotAfter& slot_after) {
   for (int64_t i = 0; i < count; ++i) {
     const int64_t t = t0 + i;
     const bool last = t + 1 == length;
     const StateBlock slot = slot_after(t);
-    step(state, t == 0 ? from : running, last ? slot : running, tile.token(i, scale),
-         tile.columns(i, column), width);
+    dots.step(state, t == 0 ? from : running, last ? slot : running, tile.token(i, scale),
+              tile.columns(i, column), width, more);
     if (!last && slot.data != nullptr) copy_state(state, running, slot, width);
   }
 }
@@ -82,8 +82,9 @@ inline void hand_through(const DeltaRuleProblem& problem, int64_t n, const Initi
   }
 }
 
-inline void recurrent(const DeltaRuleProblem& problem, const Split& split, int64_t task_index,
-                      std::byte* scratch) {
+template <class Dots>
+HWY_INLINE void recurrent_with(const DeltaRuleProblem& problem, const Split& split,
+                               int64_t task_index, Carver& carver, Dots& dots) {
   const Split::Task task = split.task(task_index);
   const int64_t n = task.n;
   const Sequence sequence = problem.sequences.at(n);
@@ -91,9 +92,9 @@ inline void recurrent(const DeltaRuleProblem& problem, const Split& split, int64
   const int64_t length = sequence.length;
   const StateShape state = {problem.shape.layout, problem.shape.K, problem.shape.V};
 
-  Carver carver(scratch);
   TokenTile tile(carver, tile_tokens(problem.shape), state.K, state.V);
   float* const running_state = carver.take(0);
+  const int64_t last_head = split.last_head(task);
 
   split.for_each_range(task, [&](int64_t head, int64_t begin, int64_t end) {
     if (initial.skip) return zero_columns(problem.out, sequence, head, begin, end);
@@ -102,9 +103,17 @@ inline void recurrent(const DeltaRuleProblem& problem, const Split& split, int64
     const bool direct = length == 1 && initial.data != nullptr;
     const int64_t block = direct ? end - begin : state.block();
     const int64_t kept = running_columns(state, length, end - begin);
+    const auto slot_block = [&](int64_t column) {
+      return state.in_slot(const_cast<std::byte*>(initial.data), problem.initial_state.dtype, head,
+                           column);
+    };
     for (int64_t t0 = 0; t0 < length; t0 += kTile) {
       const int64_t count = std::min(kTile, length - t0);
-      tile.load_qk(problem, sequence, task.head, t0, count);
+      if (tile.load_qk(problem, sequence, task.head, t0, count) && t0 == 0) {
+        dots.prepare(tile.token(0, problem.scale));
+      }
+      // Before the gates and values, which have no use for what it waits for.
+      if (direct) dots.start(slot_block(begin), end - begin);
       tile.load_values(problem, sequence, head, t0, count, begin, end);
       if (direct) prefetch_next_head(problem, sequence, head);
       for (int64_t column = begin; column < end; column += block) {
@@ -112,14 +121,13 @@ inline void recurrent(const DeltaRuleProblem& problem, const Split& split, int64
         const StateBlock running =
             state.in_scratch(running_state, kept, length > kTile ? column - begin : 0);
         StateBlock from = running;
-        if (initial.data != nullptr) {
-          from = state.in_slot(const_cast<std::byte*>(initial.data), problem.initial_state.dtype,
-                               head, column);
+        if (initial.data != nullptr && t0 == 0) {
+          from = slot_block(column);
         } else if (t0 == 0) {
           zero_state(state, running, width);
         }
-        advance(state, tile, t0, count, length, problem.scale, from, running, column - begin, width,
-                [&](int64_t t) -> StateBlock {
+        advance(dots, direct && head < last_head, state, tile, t0, count, length, problem.scale,
+                from, running, column - begin, width, [&](int64_t t) -> StateBlock {
                   const bool stored = problem.stores_every_state() || t + 1 == length;
                   std::byte* slot = stored ? problem.final_slot(n, t) : nullptr;
                   if (slot == nullptr) return {};
@@ -129,6 +137,14 @@ inline void recurrent(const DeltaRuleProblem& problem, const Split& split, int64
       tile.store_out(problem, sequence, head, t0, count, begin, end);
     }
   });
+}
+
+inline void recurrent(const DeltaRuleProblem& problem, const Split& split, int64_t task,
+                      std::byte* scratch) {
+  const StateShape state = {problem.shape.layout, problem.shape.K, problem.shape.V};
+  Carver carver(scratch);
+  with_dots(state, problem.initial_state.dtype, carver,
+            [&](auto& dots) { recurrent_with(problem, split, task, carver, dots); });
 }
 
 }  // namespace gdn::cpu::GDN_ISA

@@ -22,7 +22,7 @@ struct StateShape {
 
   bool rows() const { return layout == StateLayout::kVK; }
   // Columns that are worth a visit of their own when the running state is kept in scratch.
-  int64_t block() const { return rows() ? kRowBlock : kStrip * kLanes; }
+  int64_t block() const { return rows() ? kVisitedRows : kStrip * kLanes; }
 
   StateBlock in_slot(std::byte* slot, DType dtype, int64_t head, int64_t column) const {
     const int64_t offset = rows() ? (head * V + column) * K : head * K * V + column;
@@ -32,6 +32,12 @@ struct StateShape {
   StateBlock in_scratch(float* scratch, int64_t width, int64_t column) const {
     return {reinterpret_cast<std::byte*>(scratch + (rows() ? column * padded(K) : column)),
             DType::kF32, rows() ? padded(K) : padded(width), false};
+  }
+  // The block without its first n columns.
+  StateBlock after(const StateBlock& block, int64_t n) const {
+    if (block.data == nullptr) return block;
+    const int64_t offset = rows() ? n * block.stride : n;
+    return {block.data + offset * size_of(block.dtype), block.dtype, block.stride, block.in_pool};
   }
   int64_t scratch_floats(int64_t width) const {
     return rows() ? width * padded(K) : K * padded(width);
@@ -63,6 +69,26 @@ inline void step(const StateShape& shape, const StateBlock& from, const StateBlo
     }
   });
 }
+
+// What takes a task's steps. This is step(), which needs nothing done before it; TileDots
+// (state_tiles-inl.h) is the other.
+struct VectorDots {
+  void prepare(const Token&) {}
+  void start(const StateBlock&, int64_t) {}
+  void step(const StateShape& shape, const StateBlock& from, const StateBlock& to,
+            const Token& token, const TokenColumns& columns, int64_t width, bool) {
+    gdn::cpu::GDN_ISA::step(shape, from, to, token, columns, width);
+  }
+};
+#if !defined(GDN_ISA_HAS_STATE_TILES)
+inline int64_t dots_floats(const StateShape&) { return 0; }
+// Calls body(dots) with what takes the steps from a state of that dtype.
+template <class Body>
+HWY_INLINE void with_dots(const StateShape&, DType, Carver&, const Body& body) {
+  VectorDots dots;
+  body(dots);
+}
+#endif
 
 // to <- decay from + v_new k^T.
 inline void fold(const StateShape& shape, const StateBlock& from, const StateBlock& to,

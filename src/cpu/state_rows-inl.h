@@ -22,7 +22,21 @@ struct TokenColumns {
   const float* v;
   float* v_new;
   float* out;
+
+  TokenColumns after(int64_t n) const { return {v + n, v_new + n, out + n}; }
 };
+
+// v_new and out of the first columns, as many as D has lanes, from their dot products.
+template <class D, class V>
+HWY_INLINE void finish_columns(D d, const Token& token, V dot_k, V dot_q,
+                               const TokenColumns& columns) {
+  const V decay = hn::Set(d, token.decay), beta = hn::Set(d, token.beta);
+  const V kq = hn::Set(d, token.kq), scale = hn::Set(d, token.scale);
+  const V v_new = hn::Mul(beta, hn::NegMulAdd(decay, dot_k, hn::LoadU(d, columns.v)));
+  const V out = hn::Mul(scale, hn::MulAdd(v_new, kq, hn::Mul(decay, dot_q)));
+  hn::StoreU(v_new, d, columns.v_new);
+  hn::StoreU(out, d, columns.out);
+}
 
 constexpr int kQuad = kLanes < 4 ? 1 : 4;  // rows whose lanes are summed by one transposition
 using F32x4 = hn::CappedTag<float, kQuad>;
@@ -35,6 +49,14 @@ constexpr int kPartial = kLanes < 8 ? 8 / kLanes : 1;
 constexpr int kDotRows = kLanes == 16 ? 8 : kQuad;
 
 constexpr int64_t kRowBlock = 8;
+
+// Rows that a block of the running state has: where tiles take the first step (state_tiles-inl.h),
+// those of a tile.
+#if defined(GDN_ISA_HAS_STATE_TILES)
+constexpr int64_t kVisitedRows = 16;
+#else
+constexpr int64_t kVisitedRows = kRowBlock;
+#endif
 
 // While the dot products run, update_part's prefetches to the first level do not. Where that leaves
 // memory idle (Xeons, whose first level waits for sixteen lines at most, and whose memory answers
@@ -56,13 +78,9 @@ HWY_INLINE auto fold_halves(D d, hn::Vec<D> x) {
     return fold_halves(half, hn::Add(hn::LowerHalf(half, x), hn::UpperHalf(half, x)));
   }
 }
-#endif
 
-// Lane i of the result is the sum of the lanes of x[i].
-HWY_INLINE Quad sums_of_lanes(const Vec (&x)[kQuad]) {
-#if HWY_TARGET == HWY_SCALAR
-  return x[0];
-#else
+// Lane i of every block of four lanes is the sum of that block of x[i].
+HWY_INLINE Vec sums_in_blocks(const Vec (&x)[kQuad]) {
   const F32 d;
   const hn::Repartition<double, F32> pairs;
   const Vec x01 = hn::Add(hn::InterleaveLower(d, x[0], x[1]), hn::InterleaveUpper(d, x[0], x[1]));
@@ -70,7 +88,16 @@ HWY_INLINE Quad sums_of_lanes(const Vec (&x)[kQuad]) {
   const auto p01 = hn::BitCast(pairs, x01), p23 = hn::BitCast(pairs, x23);
   const Vec lower = hn::BitCast(d, hn::InterleaveLower(pairs, p01, p23));
   const Vec upper = hn::BitCast(d, hn::InterleaveUpper(pairs, p01, p23));
-  return fold_halves(d, hn::Add(lower, upper));
+  return hn::Add(lower, upper);
+}
+#endif
+
+// Lane i of the result is the sum of the lanes of x[i].
+HWY_INLINE Quad sums_of_lanes(const Vec (&x)[kQuad]) {
+#if HWY_TARGET == HWY_SCALAR
+  return x[0];
+#else
+  return fold_halves(F32(), sums_in_blocks(x));
 #endif
 }
 
@@ -194,32 +221,56 @@ HWY_INLINE void update_part(const From* from, int64_t from_stride, To* to, int64
   }
 }
 
-// As update_part, kPairs times kPairLanes elements of bfloat16 rows, with k in pair order.
+// The same of rows of kPairs times kPairLanes bfloat16 elements, with k in pair order. (By template
+// and not by loop: where asm touches memory, gcc leaves an array with variable indices there.)
+template <int kPairs>
+struct PairUpdate {
+  Vec decay, part[2 * kPairs];
+
+  HWY_INLINE PairUpdate(const float* k, float factor) : decay(hn::Set(F32(), factor)) {
+    load_part<0>(k);
+  }
+  // Fetch::lines(line of `from`, line of `to`) is called for every line.
+  template <class Fetch>
+  HWY_INLINE void row(const bf16* from, bf16* to, float v_new) const {
+    update_line<Fetch, 0>(from, to, hn::Set(F32(), v_new));
+  }
+
+ private:
+  template <int kI>
+  HWY_INLINE void load_part(const float* k) {
+    part[kI] = load(k + kI * kLanes);
+    if constexpr (kI + 1 < 2 * kPairs) load_part<kI + 1>(k);
+  }
+  template <class Fetch, int kI>
+  HWY_INLINE void update_line(const bf16* from, bf16* to, Vec u) const {
+    Fetch::lines(from + kI * kPairLanes, to + kI * kPairLanes);
+    Vec even, odd;
+    load_pairs(from + kI * kPairLanes, even, odd);
+    store_pairs(hn::MulAdd(u, part[2 * kI], hn::Mul(decay, even)),
+                hn::MulAdd(u, part[2 * kI + 1], hn::Mul(decay, odd)), to + kI * kPairLanes);
+    if constexpr (kI + 1 < kPairs) update_line<Fetch, kI + 1>(from, to, u);
+  }
+};
+
+// To the first-level cache, or nothing. kApart: `to` is not `from`.
+template <bool kAhead, bool kApart>
+struct FetchToL1 {
+  static HWY_INLINE void lines(const bf16* from, bf16* to) {
+    constexpr int64_t kDistance = 8192 / static_cast<int64_t>(sizeof(bf16));
+    if constexpr (!kAhead) return;
+    prefetch_for_write(to + kDistance);
+    if constexpr (kApart) __builtin_prefetch(from + kDistance);
+  }
+};
 template <bool kAhead, int kPairs>
 HWY_INLINE void update_pairs(const bf16* from, int64_t from_stride, bf16* to, int64_t to_stride,
                              const float* k, float decay, const float* v_new, int64_t rows) {
-  constexpr int64_t kDistance = 8192 / static_cast<int64_t>(sizeof(bf16));
-  const F32 d;
-  const Vec e = hn::Set(d, decay);
-  Vec part[2 * kPairs];
-#pragma GCC unroll 8
-  for (int i = 0; i < 2 * kPairs; ++i) part[i] = load(k + i * kLanes);
+  const PairUpdate<kPairs> pairs(k, decay);
   const auto update = [&](auto apart) {
     for (int64_t row = 0; row < rows; ++row) {
-      const bf16* p = from + row * from_stride;
-      bf16* q = to + row * to_stride;
-      const Vec u = hn::Set(d, v_new[row]);
-#pragma GCC unroll 8
-      for (int i = 0; i < kPairs; ++i) {
-        if constexpr (kAhead) {
-          prefetch_for_write(q + i * kPairLanes + kDistance);
-          if (apart()) __builtin_prefetch(p + i * kPairLanes + kDistance);
-        }
-        Vec even, odd;
-        load_pairs(p + i * kPairLanes, even, odd);
-        store_pairs(hn::MulAdd(u, part[2 * i], hn::Mul(e, even)),
-                    hn::MulAdd(u, part[2 * i + 1], hn::Mul(e, odd)), q + i * kPairLanes);
-      }
+      pairs.template row<FetchToL1<kAhead, apart()>>(from + row * from_stride, to + row * to_stride,
+                                                     v_new[row]);
     }
   };
   // Two loops: arithmetic is what bounds bfloat16 states, and a test at every line costs 2 %.
@@ -268,9 +319,6 @@ template <bool kAhead, class From, class To>
 HWY_NOINLINE void step_rows(const From* from, int64_t from_stride, To* to, int64_t to_stride,
                             const Token& token, const TokenColumns& columns, int64_t K,
                             int64_t width) {
-  const F32x4 d;
-  const Quad decay = hn::Set(d, token.decay), beta = hn::Set(d, token.beta);
-  const Quad kq = hn::Set(d, token.kq), scale = hn::Set(d, token.scale);
   alignas(64) float q_pairs[kInPairs<From> ? 256 : 1], k_pairs[kInPairs<From> ? 256 : 1];
   Token dots = token;
   if constexpr (kInPairs<From>) {
@@ -290,12 +338,7 @@ HWY_NOINLINE void step_rows(const From* from, int64_t from_stride, To* to, int64
       Quad dot_k[kDotRows / kQuad], dot_q[kDotRows / kQuad];
       dot_rows<kAhead>(rows, dots, K, dot_k, dot_q);
       for (int i = 0; i < kDotRows / kQuad; ++i) {
-        const int64_t row = first + i * kQuad;
-        const Quad v = hn::LoadU(d, columns.v + row);
-        const Quad v_new = hn::Mul(beta, hn::NegMulAdd(decay, dot_k[i], v));
-        const Quad out = hn::Mul(scale, hn::MulAdd(v_new, kq, hn::Mul(decay, dot_q[i])));
-        hn::StoreU(v_new, d, columns.v_new + row);
-        hn::StoreU(out, d, columns.out + row);
+        finish_columns(F32x4(), token, dot_k[i], dot_q[i], columns.after(first + i * kQuad));
       }
     }
     if (to != nullptr) {

@@ -6,6 +6,7 @@
 #define GDN_ISA_FEATURES ",avx512bf16"
 #define GDN_ISA_HAS_BF16_DOT
 #define GDN_ISA_STATE_TO_L2 16384
+#define GDN_ISA_HAS_STATE_TILES
 #include "cpu/isa.h"
 // After isa.h.
 #include <algorithm>
@@ -50,9 +51,11 @@
 //
 #include "cpu/state_columns-inl.h"
 //
+#include "cpu/tokens-inl.h"
+//
 #include "cpu/state-inl.h"
 //
-#include "cpu/tokens-inl.h"
+#include "cpu/state_tiles-inl.h"
 //
 #include "cpu/recurrent-inl.h"
 
