@@ -53,6 +53,8 @@
 //
 #include "cpu/state-inl.h"
 //
+#include "cpu/decode-inl.h"
+//
 #include "cpu/recurrent-inl.h"
 //
 #include "cpu/replay-inl.h"

@@ -54,15 +54,18 @@ struct Split {
       unit = next;
     }
   }
-  // The last value head that a task has columns of.
-  int64_t last_head(const Task& task) const {
-    return task.head * group + (first_unit(task.part + 1) - 1) / units_of(V);
-  }
   // The most units that a part has.
   int64_t max_units() const {
     const int64_t all = group * units_of(V);
     return (all + parts - 1) / parts;
   }
+};
+
+// Tasks of a split that are one task of the executor's, and whether the worker takes the one after
+// them next, as far as can be told.
+struct SplitTasks {
+  int64_t begin, end;
+  bool more;
 };
 
 // How the work of the convolution is cut: a task is a range of the rows (the tokens of all
@@ -107,7 +110,7 @@ struct Kernels {
   double repeated_of_bf16 = kRepeated;
 
   size_t (*recurrent_scratch)(const Shape& shape, const Split& split);
-  void (*recurrent)(const DeltaRuleProblem& problem, const Split& split, int64_t task,
+  void (*recurrent)(const DeltaRuleProblem& problem, const Split& split, const SplitTasks& tasks,
                     std::byte* scratch);
 
   size_t (*replay_scratch)(const Shape& shape, const Split& split);

@@ -133,8 +133,8 @@ inline void replay(const ReplayProblem& problem, const Split& split, int64_t tas
         if (begin == 0) tile.load_values(problem, sequence, head, t0, count, 0, state.V);
         blocks([&](int64_t column, int64_t width, const StateBlock&, const StateBlock& running) {
           VectorDots dots;
-          advance(dots, false, state, tile, t0, count, length, problem.scale, running, running,
-                  column, width, [](int64_t) { return StateBlock(); });
+          advance(dots, state, tile, t0, count, length, problem.scale, running, running, column,
+                  width, [](int64_t) { return StateBlock(); });
         });
         if (end < state.V) continue;
         tile.store_out(problem, sequence, head, t0, count, 0, state.V);

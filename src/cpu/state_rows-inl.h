@@ -68,6 +68,28 @@ constexpr int64_t kStateToL2 = GDN_ISA_STATE_TO_L2;
 constexpr int64_t kStateToL2 = 0;
 #endif
 
+// How far ahead update_part prefetches to the first level: far enough for memory to answer, near
+// enough to stay there.
+constexpr int64_t kStateToL1 = 8192;
+
+// The way of a walk through states that prefetches follow: up to `end`, then from `next` on, which
+// is nullptr where that is the same.
+struct Way {
+  const std::byte* end;
+  const std::byte* next;
+
+  // Bytes from `at` to what comes `distance` later.
+  int64_t ahead(const void* at, int64_t distance) const {
+    const auto* p = static_cast<const std::byte*>(at);
+    return next == nullptr || end - p > distance ? distance : distance + (next - end);
+  }
+};
+
+template <class T>
+HWY_INLINE const std::byte* bytes_after(const T* p, int64_t distance) {
+  return reinterpret_cast<const std::byte*>(p) + distance;
+}
+
 #if HWY_TARGET != HWY_SCALAR
 template <class D>
 HWY_INLINE auto fold_halves(D d, hn::Vec<D> x) {
@@ -124,15 +146,17 @@ HWY_INLINE void keep_in_register([[maybe_unused]] Vec& x) {
 #endif
 }
 
-// Adds the products of elements j .. j + n - 1 of kDotRows rows with those of k and q.
+// Adds the products of elements j .. j + n - 1 of kDotRows rows with those of k and q. kAhead: and
+// asks for what is `to_l2` bytes ahead.
 template <bool kAhead, bool kWhole, class From>
 HWY_INLINE void add_dots(const From* const (&rows)[kDotRows], const Token& token, int64_t j,
-                         int64_t n, Vec (&with_k)[kDotRows], Vec (&with_q)[kDotRows]) {
+                         int64_t n, int64_t to_l2, Vec (&with_k)[kDotRows],
+                         Vec (&with_q)[kDotRows]) {
   const Vec k = load(token.k + j), q = load(token.q + j);
 #pragma GCC unroll 8
   for (int r = 0; r < kDotRows; ++r) {
     if constexpr (kAhead && kStateToL2 > 0 && std::is_same_v<From, float>) {
-      __builtin_prefetch(reinterpret_cast<const std::byte*>(rows[r] + j) + kStateToL2, 0, 2);
+      __builtin_prefetch(bytes_after(rows[r] + j, to_l2), 0, 2);
     }
     Vec s = kWhole ? load(rows[r] + j) : load_n(rows[r] + j, n);
     keep_in_register(s);
@@ -163,7 +187,8 @@ HWY_INLINE void add_pair_dots(const bf16* const (&rows)[kDotRows], const Token& 
 // read so.
 template <bool kAhead, class From>
 HWY_INLINE void dot_rows(const From* const (&rows)[kDotRows], const Token& token, int64_t K,
-                         Quad (&dot_k)[kDotRows / kQuad], Quad (&dot_q)[kDotRows / kQuad]) {
+                         int64_t to_l2, Quad (&dot_k)[kDotRows / kQuad],
+                         Quad (&dot_q)[kDotRows / kQuad]) {
   const F32 d;
   Vec with_k[kPartial][kDotRows], with_q[kPartial][kDotRows];
   for (int p = 0; p < kPartial; ++p) {
@@ -176,15 +201,15 @@ HWY_INLINE void dot_rows(const From* const (&rows)[kDotRows], const Token& token
   for (; j + kPartial * kLanes <= K; j += kPartial * kLanes) {
 #pragma GCC unroll 8
     for (int p = 0; p < kPartial; ++p) {
-      add_dots<kAhead, true>(rows, token, j + p * kLanes, kLanes, with_k[p], with_q[p]);
+      add_dots<kAhead, true>(rows, token, j + p * kLanes, kLanes, to_l2, with_k[p], with_q[p]);
     }
   }
 #pragma GCC unroll 8
   for (int p = 0; p < kPartial; ++p, j += kLanes) {
     if (j + kLanes <= K) {
-      add_dots<kAhead, true>(rows, token, j, kLanes, with_k[p], with_q[p]);
+      add_dots<kAhead, true>(rows, token, j, kLanes, to_l2, with_k[p], with_q[p]);
     } else if (j < K) {
-      add_dots<kAhead, false>(rows, token, j, K - j, with_k[p], with_q[p]);
+      add_dots<kAhead, false>(rows, token, j, K - j, to_l2, with_k[p], with_q[p]);
     }
   }
   for (int r = 0; r < kDotRows; r += kQuad) {
@@ -194,12 +219,12 @@ HWY_INLINE void dot_rows(const From* const (&rows)[kDotRows], const Token& token
 }
 
 // to <- decay from + v_new k^T, kVectors vectors of some rows, whose part of k stays in registers:
-// memory is walked row by row, as it likes best.
+// memory is walked row by row, as it likes best. kAhead: and what is `to_l1` bytes ahead is
+// fetched.
 template <bool kAhead, int kVectors, class From, class To>
 HWY_INLINE void update_part(const From* from, int64_t from_stride, To* to, int64_t to_stride,
-                            const float* k, float decay, const float* v_new, int64_t rows) {
-  // Far enough ahead for memory to answer, near enough to stay in the first-level cache.
-  constexpr int64_t kDistance = 8192 / static_cast<int64_t>(sizeof(From));
+                            const float* k, float decay, const float* v_new, int64_t rows,
+                            int64_t to_l1) {
   const F32 d;
   const Vec e = hn::Set(d, decay);
   Vec part[kVectors];
@@ -213,8 +238,8 @@ HWY_INLINE void update_part(const From* from, int64_t from_stride, To* to, int64
 #pragma GCC unroll 8
     for (int i = 0; i < kVectors; ++i) {
       if constexpr (kAhead) {  // lines that are only read stay everyone's
-        prefetch_for_write(q + i * kLanes + kDistance);
-        if (apart) __builtin_prefetch(p + i * kLanes + kDistance);
+        prefetch_for_write(bytes_after(q + i * kLanes, to_l1));
+        if (apart) __builtin_prefetch(bytes_after(p + i * kLanes, to_l1));
       }
       store(hn::MulAdd(u, part[i], hn::Mul(e, load(p + i * kLanes))), q + i * kLanes);
     }
@@ -230,10 +255,10 @@ struct PairUpdate {
   HWY_INLINE PairUpdate(const float* k, float factor) : decay(hn::Set(F32(), factor)) {
     load_part<0>(k);
   }
-  // Fetch::lines(line of `from`, line of `to`) is called for every line.
+  // fetch.lines(line of `from`, line of `to`) is called for every line.
   template <class Fetch>
-  HWY_INLINE void row(const bf16* from, bf16* to, float v_new) const {
-    update_line<Fetch, 0>(from, to, hn::Set(F32(), v_new));
+  HWY_INLINE void row(const bf16* from, bf16* to, float v_new, const Fetch& fetch) const {
+    update_line<0>(from, to, hn::Set(F32(), v_new), fetch);
   }
 
  private:
@@ -242,35 +267,37 @@ struct PairUpdate {
     part[kI] = load(k + kI * kLanes);
     if constexpr (kI + 1 < 2 * kPairs) load_part<kI + 1>(k);
   }
-  template <class Fetch, int kI>
-  HWY_INLINE void update_line(const bf16* from, bf16* to, Vec u) const {
-    Fetch::lines(from + kI * kPairLanes, to + kI * kPairLanes);
+  template <int kI, class Fetch>
+  HWY_INLINE void update_line(const bf16* from, bf16* to, Vec u, const Fetch& fetch) const {
+    fetch.lines(from + kI * kPairLanes, to + kI * kPairLanes);
     Vec even, odd;
     load_pairs(from + kI * kPairLanes, even, odd);
     store_pairs(hn::MulAdd(u, part[2 * kI], hn::Mul(decay, even)),
                 hn::MulAdd(u, part[2 * kI + 1], hn::Mul(decay, odd)), to + kI * kPairLanes);
-    if constexpr (kI + 1 < kPairs) update_line<Fetch, kI + 1>(from, to, u);
+    if constexpr (kI + 1 < kPairs) update_line<kI + 1>(from, to, u, fetch);
   }
 };
 
 // To the first-level cache, or nothing. kApart: `to` is not `from`.
 template <bool kAhead, bool kApart>
 struct FetchToL1 {
-  static HWY_INLINE void lines(const bf16* from, bf16* to) {
-    constexpr int64_t kDistance = 8192 / static_cast<int64_t>(sizeof(bf16));
+  int64_t distance;
+
+  HWY_INLINE void lines(const bf16* from, bf16* to) const {
     if constexpr (!kAhead) return;
-    prefetch_for_write(to + kDistance);
-    if constexpr (kApart) __builtin_prefetch(from + kDistance);
+    prefetch_for_write(bytes_after(to, distance));
+    if constexpr (kApart) __builtin_prefetch(bytes_after(from, distance));
   }
 };
 template <bool kAhead, int kPairs>
 HWY_INLINE void update_pairs(const bf16* from, int64_t from_stride, bf16* to, int64_t to_stride,
-                             const float* k, float decay, const float* v_new, int64_t rows) {
+                             const float* k, float decay, const float* v_new, int64_t rows,
+                             int64_t to_l1) {
   const PairUpdate<kPairs> pairs(k, decay);
   const auto update = [&](auto apart) {
     for (int64_t row = 0; row < rows; ++row) {
-      pairs.template row<FetchToL1<kAhead, apart()>>(from + row * from_stride, to + row * to_stride,
-                                                     v_new[row]);
+      pairs.row(from + row * from_stride, to + row * to_stride, v_new[row],
+                FetchToL1<kAhead, apart()>{to_l1});
     }
   };
   // Two loops: arithmetic is what bounds bfloat16 states, and a test at every line costs 2 %.
@@ -285,25 +312,30 @@ HWY_INLINE void update_pairs(const bf16* from, int64_t from_stride, bf16* to, in
 template <bool kAhead, class From, class To>
 HWY_INLINE void update_rows(const From* from, int64_t from_stride, To* to, int64_t to_stride,
                             const float* k, float decay, const float* v_new, int64_t K,
-                            int64_t rows) {
+                            int64_t rows, int64_t to_l1) {
   int64_t j = 0;
   if constexpr (kInPairs<From> && kInPairs<To>) {
     for (; j + 4 * kPairLanes <= K; j += 4 * kPairLanes) {
-      update_pairs<kAhead, 4>(from + j, from_stride, to + j, to_stride, k + j, decay, v_new, rows);
+      update_pairs<kAhead, 4>(from + j, from_stride, to + j, to_stride, k + j, decay, v_new, rows,
+                              to_l1);
     }
     for (; j < paired(K); j += kPairLanes) {
-      update_pairs<kAhead, 1>(from + j, from_stride, to + j, to_stride, k + j, decay, v_new, rows);
+      update_pairs<kAhead, 1>(from + j, from_stride, to + j, to_stride, k + j, decay, v_new, rows,
+                              to_l1);
     }
   }
   for (; j + 8 * kLanes <= K; j += 8 * kLanes) {
-    update_part<kAhead, 8>(from + j, from_stride, to + j, to_stride, k + j, decay, v_new, rows);
+    update_part<kAhead, 8>(from + j, from_stride, to + j, to_stride, k + j, decay, v_new, rows,
+                           to_l1);
   }
   if (j + 4 * kLanes <= K) {
-    update_part<kAhead, 4>(from + j, from_stride, to + j, to_stride, k + j, decay, v_new, rows);
+    update_part<kAhead, 4>(from + j, from_stride, to + j, to_stride, k + j, decay, v_new, rows,
+                           to_l1);
     j += 4 * kLanes;
   }
   for (; j + kLanes <= K; j += kLanes) {
-    update_part<kAhead, 1>(from + j, from_stride, to + j, to_stride, k + j, decay, v_new, rows);
+    update_part<kAhead, 1>(from + j, from_stride, to + j, to_stride, k + j, decay, v_new, rows,
+                           to_l1);
   }
   if (j < K) {
     const F32 d;
@@ -318,7 +350,7 @@ HWY_INLINE void update_rows(const From* from, int64_t from_stride, To* to, int64
 template <bool kAhead, class From, class To>
 HWY_NOINLINE void step_rows(const From* from, int64_t from_stride, To* to, int64_t to_stride,
                             const Token& token, const TokenColumns& columns, int64_t K,
-                            int64_t width) {
+                            int64_t width, const Way& way) {
   alignas(64) float q_pairs[kInPairs<From> ? 256 : 1], k_pairs[kInPairs<From> ? 256 : 1];
   Token dots = token;
   if constexpr (kInPairs<From>) {
@@ -330,20 +362,23 @@ HWY_NOINLINE void step_rows(const From* from, int64_t from_stride, To* to, int64
   const float* const update_k = kInPairs<From> && kInPairs<To> ? k_pairs : token.k;
   for (int64_t block = 0; block < width; block += kRowBlock) {
     const int64_t end = std::min(width, block + kRowBlock);
+    const int64_t to_l1 = way.ahead(from + block * from_stride, kStateToL1);
+    const int64_t to_l2 = way.ahead(from + block * from_stride, kStateToL2);
     for (int64_t first = block; first < end; first += kDotRows) {
       const From* rows[kDotRows];  // past the end the last one again, for a result nobody reads
       for (int r = 0; r < kDotRows; ++r) {
         rows[r] = from + std::min(first + r, end - 1) * from_stride;
       }
       Quad dot_k[kDotRows / kQuad], dot_q[kDotRows / kQuad];
-      dot_rows<kAhead>(rows, dots, K, dot_k, dot_q);
+      dot_rows<kAhead>(rows, dots, K, to_l2, dot_k, dot_q);
       for (int i = 0; i < kDotRows / kQuad; ++i) {
         finish_columns(F32x4(), token, dot_k[i], dot_q[i], columns.after(first + i * kQuad));
       }
     }
     if (to != nullptr) {
       update_rows<kAhead>(from + block * from_stride, from_stride, to + block * to_stride,
-                          to_stride, update_k, token.decay, columns.v_new + block, K, end - block);
+                          to_stride, update_k, token.decay, columns.v_new + block, K, end - block,
+                          to_l1);
     }
   }
 }
@@ -359,7 +394,7 @@ HWY_NOINLINE void fold_rows(const From* from, int64_t from_stride, To* to, int64
   }
   for (int64_t row = 0; row < width; row += kRowBlock) {
     update_rows<kAhead>(from + row * from_stride, from_stride, to + row * to_stride, to_stride, k,
-                        decay, v_new + row, K, std::min(kRowBlock, width - row));
+                        decay, v_new + row, K, std::min(kRowBlock, width - row), kStateToL1);
   }
 }
 

@@ -70,13 +70,14 @@ HWY_INLINE Vec sums_of_part_columns(const float* from) {
   return sums_in_blocks(quads);
 }
 
-// kApart: `to` is not `from`.
+// To the second-level cache. kApart: `to` is not `from`.
 template <bool kApart>
 struct FetchToL2 {
-  static HWY_INLINE void lines(const bf16* from, bf16* to) {
-    constexpr int64_t kDistance = kStateToL2 / static_cast<int64_t>(sizeof(bf16));
-    __builtin_prefetch(from + kDistance, 0, 2);
-    if constexpr (kApart) __builtin_prefetch(to + kDistance, 0, 2);
+  int64_t distance;
+
+  HWY_INLINE void lines(const bf16* from, bf16* to) const {
+    __builtin_prefetch(bytes_after(from, distance), 0, 2);
+    if constexpr (kApart) __builtin_prefetch(bytes_after(to, kStateToL2), 0, 2);
     asm volatile("");  // an effect, so that the calls are not dropped
   }
 };
@@ -87,57 +88,61 @@ class TileDots {
  public:
   static constexpr int64_t kK = kSteps * kPairLanes;
 
-  static int64_t floats() { return kOperandWords + 2 * kSums + kK; }
+  static int64_t floats() { return kMostOperands * (kOperandWords + kK) + 2 * kSums; }
 
   TileDots(Tiles& tiles, Carver& carver)
       : tiles_(tiles),
-        operand_(reinterpret_cast<uint32_t*>(carver.take(kOperandWords))),
-        sums_(carver.take(2 * kSums)),
-        k_pairs_(carver.take(kK)) {}
+        operands_(reinterpret_cast<uint32_t*>(carver.take(kMostOperands * kOperandWords))),
+        k_pairs_(carver.take(kMostOperands * kK)),
+        sums_(carver.take(2 * kSums)) {}
 
-  // k and q of the steps that follow.
-  void prepare(const Token& token) {
+  // k and q of the steps that name this operand.
+  void prepare(int64_t operand, const Token& token) {
     alignas(64) float q_pairs[kK];
-    to_pair_order(token.k, kK, kK, k_pairs_);
+    float* const k_pairs = k_pairs_ + operand * kK;
+    uint32_t* const to = operands_ + operand * kOperandWords;
+    to_pair_order(token.k, kK, kK, k_pairs);
     to_pair_order(token.q, kK, kK, q_pairs);
     for (int64_t s = 0; s < kSteps; ++s) {
-      const auto columns = [&](const float* pairs, uint32_t* to) {
+      const auto columns = [&](const float* pairs, uint32_t* first) {
         __m512i parts[kFloatParts];
         cut(load(pairs + s * kPairLanes), load(pairs + s * kPairLanes + kLanes), parts);
-        store_part_columns(parts, to + s * kTileRows * kColumns, kColumns);
+        store_part_columns(parts, first + s * kTileRows * kColumns, kColumns);
       };
-      columns(k_pairs_, operand_);
-      columns(q_pairs, operand_ + kPartColumns);
+      columns(k_pairs, to);
+      columns(q_pairs, to + kPartColumns);
     }
-    for_each_index<kSteps>([&](auto s) {
-      tiles_.template load<kOperand + s()>(operand_ + s() * kTileRows * kColumns, kColumns);
-    });
+    if (loaded_ == operand) loaded_ = -1;
   }
 
   // Begins with the first rows of a block of columns, if that has not been done.
-  void start(const StateBlock& from, int64_t width) {
+  void start(int64_t operand, const StateBlock& from, int64_t width) {
     if (from.dtype != DType::kBF16 || width < kTileRows || started_) return;
     started_ = true;
+    use(operand);
     for_each_index<kWorkParts>(
         [&](auto part) { this->template do_part<part()>(elements<bf16>(from)); });
   }
 
-  // As step() (state-inl.h). more: the block after this one is taken next, by the same token.
+  // As step() (state-inl.h), of a token that is `operand`. next_operand: of the token that takes
+  // the rows behind the block's, next; -1 where others come next.
   void step(const StateShape& state, const StateBlock& from, const StateBlock& to,
-            const Token& token, const TokenColumns& columns, int64_t width, bool more) {
+            const Token& token, const TokenColumns& columns, int64_t width, int64_t operand,
+            int64_t next_operand) {
     if (from.dtype != DType::kBF16) {
       gdn::cpu::GDN_ISA::step(state, from, to, token, columns, width);
       return;
     }
-    start(from, width);
+    start(operand, from, width);
     const int64_t whole = width / kTileRows * kTileRows;
-    const bool ahead = more && whole == width;
+    const int64_t ahead = whole == width ? next_operand : -1;
+    const float* const k_pairs = k_pairs_ + operand * kK;
     if (to.data == from.data) {
-      step_in_pairs<false>(from, to, token, columns, whole, ahead);
+      step_in_pairs<false>(from, to, token, k_pairs, columns, whole, ahead);
     } else if (to.data != nullptr && to.dtype == DType::kBF16) {
-      step_in_pairs<true>(from, to, token, columns, whole, ahead);
+      step_in_pairs<true>(from, to, token, k_pairs, columns, whole, ahead);
     } else {
-      step_by_rows(state, from, to, token, columns, whole);
+      step_by_rows(state, from, to, token, columns, whole, operand);
     }
     if (whole == width) return;
     gdn::cpu::GDN_ISA::step(state, state.after(from, whole), state.after(to, whole), token,
@@ -152,6 +157,15 @@ class TileDots {
   static constexpr int64_t kColumns = 2 * kPartColumns;
   static constexpr int64_t kOperandWords = (kK / 2 + 1) * kColumns;
   static constexpr int64_t kSums = kTileRows * kTileWords;
+
+  HWY_INLINE void use(int64_t operand) {
+    if (loaded_ == operand) return;
+    loaded_ = operand;
+    const uint32_t* const from = operands_ + operand * kOperandWords;
+    for_each_index<kSteps>([&](auto s) {
+      tiles_.template load<kOperand + s()>(from + s() * kTileRows * kColumns, kColumns);
+    });
+  }
 
   template <class T>
   static T* elements(const StateBlock& block) {
@@ -186,18 +200,22 @@ class TileDots {
 
   template <bool kApart>
   HWY_NOINLINE void step_in_pairs(const StateBlock& from, const StateBlock& to, const Token& token,
-                                  const TokenColumns& columns, int64_t width, bool more) {
-    const PairUpdate<kSteps> update(k_pairs_, token.decay);
+                                  const float* k_pairs, const TokenColumns& columns, int64_t width,
+                                  int64_t next_operand) {
+    const PairUpdate<kSteps> update(k_pairs, token.decay);
+    const Way way = {from.data + width * kK * size_of(from.dtype), from.next};
     const bf16* p = elements<bf16>(from);
     bf16* q = elements<bf16>(to);
     for (int64_t first = 0; first < width; first += kTileRows) {
       finish(token, columns, first);
-      const bool ahead = more || first + kTileRows < width;
+      const bool last = first + kTileRows == width, ahead = !last || next_operand >= 0;
+      if (last && ahead) use(next_operand);
       const float* v_new = columns.v_new + first;
+      const FetchToL2<kApart> fetch = {way.ahead(p, kStateToL2)};
       if (ahead) {
-        update_block<kApart, true>(update, p, q, v_new);
+        update_block<true>(update, p, q, v_new, fetch);
       } else {
-        update_block<kApart, false>(update, p, q, v_new);
+        update_block<false>(update, p, q, v_new, fetch);
       }
       started_ = ahead;
       p += kTileRows * kK;
@@ -206,40 +224,44 @@ class TileDots {
   }
 
   // The update of 16 rows, with the parts of the next ones' products in between where kProducts.
-  template <bool kApart, bool kProducts, int kPart = 0>
-  HWY_INLINE void update_block(const PairUpdate<kSteps>& update, const bf16* p, bf16* q,
-                               const float* v_new) {
+  // `update` by value: what is passed by reference gcc leaves in memory, and a load from there
+  // waits for a store to the state that has its last twelve bits of address, and for memory with
+  // it.
+  template <bool kProducts, int kPart = 0, class Fetch>
+  HWY_INLINE void update_block(const PairUpdate<kSteps> update, const bf16* p, bf16* q,
+                               const float* v_new, const Fetch& fetch) {
     if constexpr (kPart < kWorkParts) {
       constexpr int64_t kShare = kTileRows / kWorkParts, kBegin = kPart * kShare;
       constexpr int64_t kEnd = kPart + 1 == kWorkParts ? int64_t{kTileRows} : kBegin + kShare;
       if constexpr (kProducts) do_part<kPart>(p + kTileRows * kK);
       for (int64_t row = kBegin; row < kEnd; ++row) {
-        update.template row<FetchToL2<kApart>>(p + row * kK, q + row * kK, v_new[row]);
+        update.row(p + row * kK, q + row * kK, v_new[row], fetch);
       }
-      update_block<kApart, kProducts, kPart + 1>(update, p, q, v_new);
+      update_block<kProducts, kPart + 1>(update, p, q, v_new, fetch);
     }
   }
 
   // To another dtype, or nowhere.
   HWY_NOINLINE void step_by_rows(const StateShape& state, const StateBlock& from,
                                  const StateBlock& to, const Token& token,
-                                 const TokenColumns& columns, int64_t width) {
+                                 const TokenColumns& columns, int64_t width, int64_t operand) {
     for (int64_t first = 0; first < width; first += kTileRows) {
-      start(state.after(from, first), kTileRows);
+      start(operand, state.after(from, first), kTileRows);
       finish(token, columns, first);
     }
     if (to.data == nullptr) return;
     with_element(to.dtype, [&](auto element) {
       update_rows<true>(elements<bf16>(from), from.stride, elements<decltype(element)>(to),
-                        to.stride, token.k, token.decay, columns.v_new, kK, width);
+                        to.stride, token.k, token.decay, columns.v_new, kK, width, kStateToL1);
     });
   }
 
   Tiles& tiles_;
-  uint32_t* operand_;  // [K / 2][kColumns] pairs
-  float* sums_;        // of two blocks of rows
-  float* k_pairs_;     // k in pair order
-  int next_ = 0;       // which of the sums the next products go to
+  uint32_t* operands_;   // [K / 2][kColumns] pairs each
+  float* k_pairs_;       // k of each operand in pair order
+  float* sums_;          // of two blocks of rows
+  int64_t loaded_ = -1;  // the operand that is in the tiles
+  int next_ = 0;         // which of the sums the next products go to
   bool started_ = false;
 };
 

@@ -57,6 +57,8 @@
 //
 #include "cpu/state_tiles-inl.h"
 //
+#include "cpu/decode-inl.h"
+//
 #include "cpu/recurrent-inl.h"
 
 namespace gdn::cpu {
