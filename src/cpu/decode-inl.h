@@ -89,75 +89,42 @@ inline bool is_decode(const DeltaRuleProblem& problem, int64_t n) {
   return problem.sequences.at(n).length == 1 && !initial.skip && initial.data != nullptr;
 }
 
-// Prefetches the lines of a row; to be written, where that is so.
-template <bool kWritten>
-HWY_INLINE void prefetch_token_row(const TokenTensor& tensor, const Sequence& sequence,
-                                   int64_t head, int64_t elements) {
-  if (!tensor.given()) return;
-  const std::byte* row = tensor.at(sequence, 0, head);
-  for (int64_t byte = 0; byte < elements * size_of(tensor.dtype); byte += 64) {
-    if constexpr (kWritten) {
-      prefetch_for_write(row + byte);
-    } else {
-      __builtin_prefetch(row + byte);
-    }
-  }
-  asm volatile("");  // an effect, so that the calls are not dropped
+// Prefetches what a step reads of v and writes of out.
+inline void prefetch_values(const DeltaRuleProblem& problem, const Sequence& sequence,
+                            const HeadColumns& at) {
+  const auto lines = [&](const TokenTensor& tensor, const auto& prefetch) {
+    const std::byte* row = tensor.at(sequence, 0, at.head);
+    const int64_t size = size_of(tensor.dtype);
+    for (int64_t byte = at.begin * size; byte < at.end * size; byte += 64) prefetch(row + byte);
+  };
+  lines(problem.v, [](const std::byte* p) {
+    __builtin_prefetch(p);
+    asm volatile("");  // an effect, so that the calls are not dropped
+  });
+  lines(problem.out, [](const std::byte* p) { prefetch_for_write(p); });
 }
 
-// The tasks that the worker takes after these, for prefetches.
-class NextTasks {
- public:
-  // count: of their value heads, for which those of these tasks are taken.
-  NextTasks(const DeltaRuleProblem& problem, const Split& split, const SplitTasks& tasks,
-            int64_t count)
-      : problem_(problem), there_(tasks.more), count_(count) {
-    if (!there_) return;
+// Where the worker goes on after these tasks, for prefetches. (Their q, k and gates are not worth
+// any: they are read all at once.)
+struct NextTasks {
+  Sequence sequence = {};
+  HeadColumns columns = {};         // the first, if there is a token
+  const std::byte* rows = nullptr;  // those of the state, if it is read
+
+  NextTasks(const DeltaRuleProblem& problem, const Split& split, const SplitTasks& tasks) {
+    if (!tasks.more) return;
     const Split::Task task = split.task(tasks.end);
     const int64_t units = units_of(split.V), unit = split.first_unit(task.part);
-    sequence_ = problem.sequences.at(task.n);
-    there_ = sequence_.length > 0;
-    head_ = task.head * split.group + unit / units;
+    sequence = problem.sequences.at(task.n);
+    columns = {task.head * split.group + unit / units, unit % units * kUnit, split.V};
     const InitialState initial = problem.initial(task.n);
     if (initial.data == nullptr) return;
     const StateShape state = {problem.shape.layout, problem.shape.K, problem.shape.V};
-    rows_ = state
-                .in_slot(const_cast<std::byte*>(initial.data), problem.initial_state.dtype, head_,
-                         unit % units * kUnit)
-                .data;
+    rows = state
+               .in_slot(const_cast<std::byte*>(initial.data), problem.initial_state.dtype,
+                        columns.head, columns.begin)
+               .data;
   }
-
-  // The first rows of their state; nullptr if there are none.
-  const std::byte* rows() const { return rows_; }
-
-  // What load() will ask for, a q/k head a time: while value head i of these tasks is worked on.
-  void prefetch_heads(int64_t i) const {
-    if (!there_) return;
-    const Shape& shape = problem_.shape;
-    const int64_t group = shape.value_heads / shape.heads, head = head_ / group + i;
-    if (i == 0) {
-      prefetch_token_row<false>(problem_.gates.g, sequence_, head_, 1);
-      prefetch_token_row<false>(problem_.gates.a, sequence_, head_, 1);
-      prefetch_token_row<false>(problem_.gates.beta, sequence_, head_, 1);
-      prefetch_token_row<false>(problem_.gates.b, sequence_, head_, 1);
-    }
-    if (i * group >= count_ || head >= shape.heads) return;
-    prefetch_token_row<false>(problem_.q, sequence_, head, shape.K);
-    prefetch_token_row<false>(problem_.k, sequence_, head, shape.K);
-  }
-  void prefetch_values() const {
-    if (!there_) return;
-    prefetch_token_row<false>(problem_.v, sequence_, head_, problem_.shape.V);
-    prefetch_token_row<true>(problem_.out, sequence_, head_, problem_.shape.V);
-  }
-
- private:
-  const DeltaRuleProblem& problem_;
-  bool there_;
-  int64_t count_;
-  int64_t head_ = 0;  // value head
-  Sequence sequence_ = {};
-  const std::byte* rows_ = nullptr;
 };
 
 // Tasks of one sequence, for which is_decode().
@@ -169,10 +136,10 @@ void decode(const DeltaRuleProblem& problem, const Split& split, const SplitTask
   const StateShape state = {problem.shape.layout, problem.shape.K, problem.shape.V};
   std::byte* const from = const_cast<std::byte*>(problem.initial(n).data);
   std::byte* const to = problem.final_slot(n);
+  const NextTasks next(problem, split, tasks);
   DecodeHeads heads(problem, sequence, carver);
 
   const auto run = [&](const HeadColumns* columns, int64_t count, bool last) {
-    const NextTasks next(problem, split, tasks, count);
     heads.load(columns[0].head, count);
     for (int64_t i = 0; i < count; ++i) {
       if (i == 0 || heads.operand(columns[i].head) != heads.operand(columns[i - 1].head)) {
@@ -185,16 +152,14 @@ void decode(const DeltaRuleProblem& problem, const Split& split, const SplitTask
       const bool more = i + 1 < count;
       if (!more && last) {
         // Behind the last column lies what another worker may be writing.
-        source.next = next.rows() == nullptr ? source.data : next.rows();
+        source.next = next.rows == nullptr ? source.data : next.rows;
       }
       StateBlock target;
       if (to != nullptr) target = state.in_slot(to, problem.final_state.dtype, head, begin);
-      next.prefetch_heads(i);
       if (more) {
-        prefetch_token_row<false>(problem.v, sequence, columns[i + 1].head, problem.shape.V);
-        prefetch_token_row<true>(problem.out, sequence, columns[i + 1].head, problem.shape.V);
-      } else {
-        next.prefetch_values();
+        prefetch_values(problem, sequence, columns[i + 1]);
+      } else if (last && next.sequence.length > 0) {
+        prefetch_values(problem, next.sequence, next.columns);
       }
       dots.step(state, source, target, heads.token(head), heads.load_values(columns[i]),
                 end - begin, heads.operand(head),

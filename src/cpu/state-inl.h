@@ -82,7 +82,6 @@ constexpr int64_t kMostOperands = kTile;
 // (state_tiles-inl.h) is the other, and says what the arguments are.
 struct VectorDots {
   void prepare(int64_t, const Token&) {}
-  void start(int64_t, const StateBlock&, int64_t) {}
   void step(const StateShape& shape, const StateBlock& from, const StateBlock& to,
             const Token& token, const TokenColumns& columns, int64_t width, int64_t, int64_t) {
     gdn::cpu::GDN_ISA::step(shape, from, to, token, columns, width);
@@ -119,8 +118,8 @@ HWY_INLINE void copy_row(const T* from, int64_t n, T* to) {
 template <class From, class To>
 HWY_INLINE void copy_row(const From* from, int64_t n, To* to) {
   int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) store(load(from + i), to + i);
-  if (i < n) store_n(load_n(from + i, n - i), to + i, n - i);
+  for (; i + kLanes <= n; i += kLanes) store_state(load(from + i), to + i);
+  if (i < n) store_state_n(load_n(from + i, n - i), to + i, n - i);
 }
 
 inline void copy_state(const StateShape& shape, const StateBlock& from, const StateBlock& to,

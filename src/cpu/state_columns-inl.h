@@ -22,9 +22,9 @@ HWY_INLINE Vec load_columns(const T* p, int64_t n) {
 template <bool kWhole, class T>
 HWY_INLINE void store_columns(Vec x, T* p, int64_t n) {
   if constexpr (kWhole) {
-    store(x, p);
+    store_state(x, p);
   } else {
-    store_n(x, p, n);
+    store_state_n(x, p, n);
   }
 }
 

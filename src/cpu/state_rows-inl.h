@@ -32,7 +32,8 @@ HWY_INLINE void finish_columns(D d, const Token& token, V dot_k, V dot_q,
                                const TokenColumns& columns) {
   const V decay = hn::Set(d, token.decay), beta = hn::Set(d, token.beta);
   const V kq = hn::Set(d, token.kq), scale = hn::Set(d, token.scale);
-  const V v_new = hn::Mul(beta, hn::NegMulAdd(decay, dot_k, hn::LoadU(d, columns.v)));
+  const V v_new =
+      with_plain_nan(d, hn::Mul(beta, hn::NegMulAdd(decay, dot_k, hn::LoadU(d, columns.v))));
   const V out = hn::Mul(scale, hn::MulAdd(v_new, kq, hn::Mul(decay, dot_q)));
   hn::StoreU(v_new, d, columns.v_new);
   hn::StoreU(out, d, columns.out);
@@ -241,7 +242,7 @@ HWY_INLINE void update_part(const From* from, int64_t from_stride, To* to, int64
         prefetch_for_write(bytes_after(q + i * kLanes, to_l1));
         if (apart) __builtin_prefetch(bytes_after(p + i * kLanes, to_l1));
       }
-      store(hn::MulAdd(u, part[i], hn::Mul(e, load(p + i * kLanes))), q + i * kLanes);
+      store_state(hn::MulAdd(u, part[i], hn::Mul(e, load(p + i * kLanes))), q + i * kLanes);
     }
   }
 }
@@ -252,10 +253,11 @@ template <int kPairs>
 struct PairUpdate {
   Vec decay, part[2 * kPairs];
 
-  HWY_INLINE PairUpdate(const float* k, float factor) : decay(hn::Set(F32(), factor)) {
+  HWY_INLINE PairUpdate(const float* k, float factor)
+      : decay(with_plain_nan(F32(), hn::Set(F32(), factor))) {
     load_part<0>(k);
   }
-  // fetch.lines(line of `from`, line of `to`) is called for every line.
+  // fetch.line(first element) is called for every line.
   template <class Fetch>
   HWY_INLINE void row(const bf16* from, bf16* to, float v_new, const Fetch& fetch) const {
     update_line<0>(from, to, hn::Set(F32(), v_new), fetch);
@@ -264,12 +266,12 @@ struct PairUpdate {
  private:
   template <int kI>
   HWY_INLINE void load_part(const float* k) {
-    part[kI] = load(k + kI * kLanes);
+    part[kI] = with_plain_nan(F32(), load(k + kI * kLanes));
     if constexpr (kI + 1 < 2 * kPairs) load_part<kI + 1>(k);
   }
   template <int kI, class Fetch>
   HWY_INLINE void update_line(const bf16* from, bf16* to, Vec u, const Fetch& fetch) const {
-    fetch.lines(from + kI * kPairLanes, to + kI * kPairLanes);
+    fetch.line(kI * kPairLanes);
     Vec even, odd;
     load_pairs(from + kI * kPairLanes, even, odd);
     store_pairs(hn::MulAdd(u, part[2 * kI], hn::Mul(decay, even)),
@@ -278,15 +280,17 @@ struct PairUpdate {
   }
 };
 
-// To the first-level cache, or nothing. kApart: `to` is not `from`.
+// Prefetches of a row to the first-level cache, or none. kApart: `to` is not `from`.
 template <bool kAhead, bool kApart>
 struct FetchToL1 {
+  const bf16* from;
+  bf16* to;
   int64_t distance;
 
-  HWY_INLINE void lines(const bf16* from, bf16* to) const {
+  HWY_INLINE void line(int64_t element) const {
     if constexpr (!kAhead) return;
-    prefetch_for_write(bytes_after(to, distance));
-    if constexpr (kApart) __builtin_prefetch(bytes_after(from, distance));
+    prefetch_for_write(bytes_after(to + element, distance));
+    if constexpr (kApart) __builtin_prefetch(bytes_after(from + element, distance));
   }
 };
 template <bool kAhead, int kPairs>
@@ -296,8 +300,9 @@ HWY_INLINE void update_pairs(const bf16* from, int64_t from_stride, bf16* to, in
   const PairUpdate<kPairs> pairs(k, decay);
   const auto update = [&](auto apart) {
     for (int64_t row = 0; row < rows; ++row) {
-      pairs.row(from + row * from_stride, to + row * to_stride, v_new[row],
-                FetchToL1<kAhead, apart()>{to_l1});
+      const bf16* const p = from + row * from_stride;
+      bf16* const q = to + row * to_stride;
+      pairs.row(p, q, v_new[row], FetchToL1<kAhead, apart()>{p, q, to_l1});
     }
   };
   // Two loops: arithmetic is what bounds bfloat16 states, and a test at every line costs 2 %.
@@ -342,7 +347,7 @@ HWY_INLINE void update_rows(const From* from, int64_t from_stride, To* to, int64
     const Vec e = hn::Set(d, decay), part = load(k + j);
     for (int64_t row = 0; row < rows; ++row) {
       const Vec s = hn::Mul(e, load_n(from + row * from_stride + j, K - j));
-      store_n(hn::MulAdd(hn::Set(d, v_new[row]), part, s), to + row * to_stride + j, K - j);
+      store_state_n(hn::MulAdd(hn::Set(d, v_new[row]), part, s), to + row * to_stride + j, K - j);
     }
   }
 }

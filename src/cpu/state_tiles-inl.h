@@ -70,14 +70,16 @@ HWY_INLINE Vec sums_of_part_columns(const float* from) {
   return sums_in_blocks(quads);
 }
 
-// To the second-level cache. kApart: `to` is not `from`.
+// Prefetches to the second-level cache: a row that is read from there, and written as far ahead of
+// its own place where that is another.
 template <bool kApart>
 struct FetchToL2 {
-  int64_t distance;
+  const std::byte* read;
+  const bf16* to;
 
-  HWY_INLINE void lines(const bf16* from, bf16* to) const {
-    __builtin_prefetch(bytes_after(from, distance), 0, 2);
-    if constexpr (kApart) __builtin_prefetch(bytes_after(to, kStateToL2), 0, 2);
+  HWY_INLINE void line(int64_t element) const {
+    __builtin_prefetch(read + element * static_cast<int64_t>(sizeof(bf16)), 0, 2);
+    if constexpr (kApart) __builtin_prefetch(bytes_after(to + element, kStateToL2), 0, 2);
     asm volatile("");  // an effect, so that the calls are not dropped
   }
 };
@@ -88,13 +90,13 @@ class TileDots {
  public:
   static constexpr int64_t kK = kSteps * kPairLanes;
 
-  static int64_t floats() { return kMostOperands * (kOperandWords + kK) + 2 * kSums; }
+  static int64_t floats() { return kMostOperands * (kOperandWords + kK) + kSums; }
 
   TileDots(Tiles& tiles, Carver& carver)
       : tiles_(tiles),
         operands_(reinterpret_cast<uint32_t*>(carver.take(kMostOperands * kOperandWords))),
         k_pairs_(carver.take(kMostOperands * kK)),
-        sums_(carver.take(2 * kSums)) {}
+        sums_(carver.take(kSums)) {}
 
   // k and q of the steps that name this operand.
   void prepare(int64_t operand, const Token& token) {
@@ -113,15 +115,6 @@ class TileDots {
       columns(q_pairs, to + kPartColumns);
     }
     if (loaded_ == operand) loaded_ = -1;
-  }
-
-  // Begins with the first rows of a block of columns, if that has not been done.
-  void start(int64_t operand, const StateBlock& from, int64_t width) {
-    if (from.dtype != DType::kBF16 || width < kTileRows || started_) return;
-    started_ = true;
-    use(operand);
-    for_each_index<kWorkParts>(
-        [&](auto part) { this->template do_part<part()>(elements<bf16>(from)); });
   }
 
   // As step() (state-inl.h), of a token that is `operand`. next_operand: of the token that takes
@@ -150,12 +143,22 @@ class TileDots {
   }
 
  private:
+  // Begins with the first rows of a block of columns, if that has not been done.
+  void start(int64_t operand, const StateBlock& from, int64_t width) {
+    if (from.dtype != DType::kBF16 || width < kTileRows || started_) return;
+    started_ = true;
+    use(operand);
+    for_each_index<kWorkParts>(
+        [&](auto part) { this->template do_part<part()>(elements<bf16>(from), sums_); });
+  }
+
   // Tiles: the sums; two for A, in turns; B for every 32 elements.
   static constexpr int kSum = 0, kState = 1, kOperand = 4;
   // Columns of B: those of k, then those of q. A tile has eight more, which nobody reads the sums
   // of: they are the row after it.
   static constexpr int64_t kColumns = 2 * kPartColumns;
   static constexpr int64_t kOperandWords = (kK / 2 + 1) * kColumns;
+  static constexpr int64_t kRowBytes = kK * static_cast<int64_t>(sizeof(bf16));
   static constexpr int64_t kSums = kTileRows * kTileWords;
 
   HWY_INLINE void use(int64_t operand) {
@@ -177,7 +180,7 @@ class TileDots {
   // a part before: waiting for memory it keeps the processor from looking ahead at all.
   static constexpr int kWorkParts = kSteps + 2;
   template <int kPart>
-  HWY_INLINE void do_part(const bf16* rows) {
+  HWY_INLINE void do_part(const bf16* rows, float* sums) const {
     if constexpr (kPart == 0) tiles_.template zero<kSum>();
     if constexpr (kPart > 0 && kPart <= kSteps) {
       tiles_.template dot<kSum, kState + (kPart - 1) % 2, kOperand + kPart - 1>();
@@ -185,17 +188,14 @@ class TileDots {
     if constexpr (kPart < kSteps) {
       tiles_.template load<kState + kPart % 2>(rows + kPart * kPairLanes, kK / 2);
     }
-    if constexpr (kPart == kSteps + 1) tiles_.template store<kSum>(next_sums(), kTileWords);
+    if constexpr (kPart == kSteps + 1) tiles_.template store<kSum>(sums, kTileWords);
   }
-  float* next_sums() const { return sums_ + next_ * kSums; }
 
-  // v_new and out of the rows whose products were done last.
-  HWY_INLINE void finish(const Token& token, const TokenColumns& columns, int64_t row) {
-    const float* sums = next_sums();
-    next_ = 1 - next_;
-    started_ = false;
+  // v_new and out of 16 rows.
+  static HWY_INLINE void finish(const Token& token, const TokenColumns& columns,
+                                const float* sums) {
     finish_columns(F32(), token, sums_of_part_columns(sums),
-                   sums_of_part_columns(sums + kPartColumns), columns.after(row));
+                   sums_of_part_columns(sums + kPartColumns), columns);
   }
 
   template <bool kApart>
@@ -203,41 +203,53 @@ class TileDots {
                                   const float* k_pairs, const TokenColumns& columns, int64_t width,
                                   int64_t next_operand) {
     const PairUpdate<kSteps> update(k_pairs, token.decay);
-    const Way way = {from.data + width * kK * size_of(from.dtype), from.next};
+    const Way way = {from.data + width * kRowBytes, from.next};
+    const std::byte* ahead = from.data + way.ahead(from.data, kStateToL2);
     const bf16* p = elements<bf16>(from);
-    bf16* q = elements<bf16>(to);
-    for (int64_t first = 0; first < width; first += kTileRows) {
-      finish(token, columns, first);
-      const bool last = first + kTileRows == width, ahead = !last || next_operand >= 0;
-      if (last && ahead) use(next_operand);
-      const float* v_new = columns.v_new + first;
-      const FetchToL2<kApart> fetch = {way.ahead(p, kStateToL2)};
-      if (ahead) {
-        update_block<true>(update, p, q, v_new, fetch);
+    const int64_t apart = kApart ? elements<bf16>(to) - p : 0;
+    const bf16* const end = p + width * kK;
+    const bool more = next_operand >= 0;
+    TokenColumns at = columns;
+    float* const sums = sums_;
+    while (p < end) {
+      finish(token, at, sums);
+      bf16* const q = const_cast<bf16*>(p) + apart;
+      const bool last = end - p == kTileRows * kK;
+      if (last && more) use(next_operand);
+      if (last && !more) {
+        update_block<false, kApart>(update, p, q, at.v_new, sums, ahead);
       } else {
-        update_block<false>(update, p, q, v_new, fetch);
+        update_block<true, kApart>(update, p, q, at.v_new, sums, ahead);
       }
-      started_ = ahead;
+      at = at.after(kTileRows);
       p += kTileRows * kK;
-      q += kTileRows * kK;
+      ahead += kTileRows * kRowBytes;
+      if (ahead == way.end && way.next != nullptr) {
+        ahead = way.next;
+        // A branch, and the pointer in one register: a load from the stack waits for a store to the
+        // state that has its last twelve bits of address, and for memory with it. A prefetch whose
+        // address comes from such a load is late.
+        asm volatile("" : "+r"(ahead));
+      }
     }
+    started_ = more && width > 0;
   }
 
   // The update of 16 rows, with the parts of the next ones' products in between where kProducts.
-  // `update` by value: what is passed by reference gcc leaves in memory, and a load from there
-  // waits for a store to the state that has its last twelve bits of address, and for memory with
-  // it.
-  template <bool kProducts, int kPart = 0, class Fetch>
+  // (`update` by value: what is passed by reference gcc leaves in memory.)
+  template <bool kProducts, bool kApart, int kPart = 0>
   HWY_INLINE void update_block(const PairUpdate<kSteps> update, const bf16* p, bf16* q,
-                               const float* v_new, const Fetch& fetch) {
+                               const float* v_new, float* sums, const std::byte* ahead) const {
+    if constexpr (kPart == 0) asm volatile("" : "+r"(ahead));  // no pointer for every line
     if constexpr (kPart < kWorkParts) {
       constexpr int64_t kShare = kTileRows / kWorkParts, kBegin = kPart * kShare;
       constexpr int64_t kEnd = kPart + 1 == kWorkParts ? int64_t{kTileRows} : kBegin + kShare;
-      if constexpr (kProducts) do_part<kPart>(p + kTileRows * kK);
+      if constexpr (kProducts) do_part<kPart>(p + kTileRows * kK, sums);
       for (int64_t row = kBegin; row < kEnd; ++row) {
-        update.row(p + row * kK, q + row * kK, v_new[row], fetch);
+        update.row(p + row * kK, q + row * kK, v_new[row],
+                   FetchToL2<kApart>{ahead + row * kRowBytes, q + row * kK});
       }
-      update_block<kProducts, kPart + 1>(update, p, q, v_new, fetch);
+      update_block<kProducts, kApart, kPart + 1>(update, p, q, v_new, sums, ahead);
     }
   }
 
@@ -247,7 +259,8 @@ class TileDots {
                                  const TokenColumns& columns, int64_t width, int64_t operand) {
     for (int64_t first = 0; first < width; first += kTileRows) {
       start(operand, state.after(from, first), kTileRows);
-      finish(token, columns, first);
+      finish(token, columns.after(first), sums_);
+      started_ = false;
     }
     if (to.data == nullptr) return;
     with_element(to.dtype, [&](auto element) {
@@ -259,9 +272,8 @@ class TileDots {
   Tiles& tiles_;
   uint32_t* operands_;   // [K / 2][kColumns] pairs each
   float* k_pairs_;       // k of each operand in pair order
-  float* sums_;          // of two blocks of rows
+  float* sums_;          // of the next 16 rows
   int64_t loaded_ = -1;  // the operand that is in the tiles
-  int next_ = 0;         // which of the sums the next products go to
   bool started_ = false;
 };
 

@@ -7,6 +7,7 @@
 #define GDN_ISA_HAS_BF16_DOT
 #define GDN_ISA_STATE_TO_L2 16384
 #define GDN_ISA_HAS_STATE_TILES
+#define GDN_ISA_STATE_TIES_AWAY
 #include "cpu/isa.h"
 // After isa.h.
 #include <algorithm>
