@@ -79,7 +79,7 @@ HWY_INLINE void to_pair_order(const float* from, [[maybe_unused]] int64_t n, int
     store(hn::ConcatEven(d, high, low), to + i);
     store(hn::ConcatOdd(d, high, low), to + i + kLanes);
   }
-  std::copy(from + i, from + padded_n, to + i);
+  for (; i < padded_n; ++i) to[i] = from[i];
 #endif
 }
 

@@ -51,7 +51,7 @@ HWY_INLINE void store_part_columns(const __m512i (&parts)[kFloatParts], uint32_t
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
       _mm_storeu_si128(reinterpret_cast<__m128i*>(to + (4 * block() + i) * stride),
-                       _mm512_extracti32x4_epi32(rows[i], block()));
+                       _mm512_extracti32x4_epi32(rows[i], decltype(block)::value));
     }
   });
 }
