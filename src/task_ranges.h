@@ -30,6 +30,13 @@ class TaskRanges {
     }
   }
 
+  // Whether the range that has this task ends with it.
+  static bool ends_range(int64_t task, int64_t tasks, int workers) {
+    const int64_t count = std::min(workers, kMost);
+    const int64_t ranges = ((task + 1) * count + tasks - 1) / tasks;  // that begin up to there
+    return tasks * ranges / count == task + 1;
+  }
+
  private:
   static constexpr int kMost = 64;  // more workers share ranges
   struct alignas(64) Range {        // a cache line each

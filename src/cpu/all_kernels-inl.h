@@ -49,9 +49,11 @@
 //
 #include "cpu/state_columns-inl.h"
 //
+#include "cpu/tokens-inl.h"
+//
 #include "cpu/state-inl.h"
 //
-#include "cpu/tokens-inl.h"
+#include "cpu/decode-inl.h"
 //
 #include "cpu/recurrent-inl.h"
 //

@@ -33,6 +33,19 @@ HWY_INLINE Vec nearest_bf16(Vec x) {
   return Vec{_mm512_castsi512_ps(_mm512_and_si512(sum, upper))};
 }
 
+// As make_pairs, of numbers rounded in that way, to their two halves: on a core with two vector
+// ports the four operations take two cycles, conversion and permutation three.
+HWY_INLINE __m512i nearest_pairs(Vec low, Vec high) {
+  const __m512i half = _mm512_set1_epi32(0x8000);
+  const __m512i low_sum = _mm512_add_epi32(_mm512_castps_si512(low.raw), half);
+  const __m512i high_sum = _mm512_add_epi32(_mm512_castps_si512(high.raw), half);
+  return _mm512_mask_blend_epi16(0xaaaaaaaau, _mm512_srli_epi32(low_sum, 16), high_sum);
+}
+HWY_INLINE __m256i nearest_bf16_words(Vec x) {
+  const __m512i sum = _mm512_add_epi32(_mm512_castps_si512(x.raw), _mm512_set1_epi32(0x8000));
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(sum, 16));
+}
+
 // As add_product (tile-inl.h), over pairs: tile[r][:] += sum over i < count of
 // a[r * kRowStride + i * step] . b[i * b_stride + :].
 template <int kRowStride, int kR, int kN>

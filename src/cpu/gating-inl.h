@@ -107,36 +107,33 @@ HWY_INLINE void scatter(const float* from, int64_t n, DType dtype, int64_t strid
   });
 }
 
-// g and beta of tokens t0 .. t0 + count - 1 (count <= 64) of a sequence and value head, given or
-// computed; g as it is, however low.
-inline void load_gates(const GateInputs& gates, const Sequence& sequence, int64_t t0, int64_t count,
-                       int64_t head, float* g, float* beta) {
-  const F32 d;
-  const auto gather_tokens = [&](const TokenTensor& from, float* to) {
-    gather(from.at(sequence, t0, head), from.dtype, from.token_stride, count, to);
-  };
+// `count` gates along some axis: gather(tensor, to) takes that many of a tensor, constants(i) are
+// dt_bias and exp(A_log) of kLanes gates from i on.
+struct GateConstants {
+  Vec dt_bias, exp_A;
+};
+template <class Gather, class Constants>
+HWY_INLINE void load_gates_along(const GateInputs& gates, int64_t count, const Gather& gather,
+                                 const Constants& constants, float* g, float* beta) {
   if (gates.g.given()) {
-    gather_tokens(gates.g, g);
+    gather(gates.g, g);
   } else {
     GateBuffer a;
-    gather_tokens(gates.a, a.x);
-    const float bias =
-        gates.dt_bias.given() ? load_float(gates.dt_bias.at(head), gates.dt_bias.dtype) : 0.0f;
-    const Vec dt_bias = hn::Set(d, bias);
-    const Vec exp_A = exp(hn::Set(d, load_float(gates.A_log.at(head), gates.A_log.dtype)));
+    gather(gates.a, a.x);
     for (int64_t i = 0; i < count; i += kLanes) {
-      store(
-          log_decay(load(a.x + i), dt_bias, exp_A, {gates.softplus_beta, gates.softplus_threshold}),
-          a.x + i);
+      const GateConstants c = constants(i);
+      store(log_decay(load(a.x + i), c.dt_bias, c.exp_A,
+                      {gates.softplus_beta, gates.softplus_threshold}),
+            a.x + i);
     }
     std::copy_n(a.x, count, g);
   }
 
   if (gates.beta.given()) {
-    gather_tokens(gates.beta, beta);
+    gather(gates.beta, beta);
   } else if (gates.b.given()) {
     GateBuffer b;
-    gather_tokens(gates.b, b.x);
+    gather(gates.b, b.x);
     for (int64_t i = 0; i < count; i += kLanes) store(sigmoid(load(b.x + i)), b.x + i);
     std::copy_n(b.x, count, beta);
   } else {
@@ -145,6 +142,47 @@ inline void load_gates(const GateInputs& gates, const Sequence& sequence, int64_
   if (gates.allow_neg_eigval) {
     for (int64_t i = 0; i < count; ++i) beta[i] *= 2;
   }
+}
+
+// g and beta of tokens t0 .. t0 + count - 1 (count <= 64) of a sequence and value head, given or
+// computed; g as it is, however low.
+inline void load_gates(const GateInputs& gates, const Sequence& sequence, int64_t t0, int64_t count,
+                       int64_t head, float* g, float* beta) {
+  const F32 d;
+  GateConstants constants = {hn::Zero(d), hn::Zero(d)};
+  if (!gates.g.given()) {
+    if (gates.dt_bias.given()) {
+      constants.dt_bias = hn::Set(d, load_float(gates.dt_bias.at(head), gates.dt_bias.dtype));
+    }
+    constants.exp_A = exp(hn::Set(d, load_float(gates.A_log.at(head), gates.A_log.dtype)));
+  }
+  load_gates_along(
+      gates, count,
+      [&](const TokenTensor& from, float* to) {
+        gather(from.at(sequence, t0, head), from.dtype, from.token_stride, count, to);
+      },
+      [&](int64_t) { return constants; }, g, beta);
+}
+
+// The same of one token, value heads head .. head + count - 1 (count <= 64).
+inline void load_gates_of_heads(const GateInputs& gates, const Sequence& sequence, int64_t head,
+                                int64_t count, float* g, float* beta) {
+  GateBuffer dt_bias, A_log;
+  if (!gates.g.given()) {
+    if (gates.dt_bias.given()) {
+      gather(gates.dt_bias.at(head), gates.dt_bias.dtype, gates.dt_bias.stride, count, dt_bias.x);
+    }
+    gather(gates.A_log.at(head), gates.A_log.dtype, gates.A_log.stride, count, A_log.x);
+  }
+  load_gates_along(
+      gates, count,
+      [&](const TokenTensor& from, float* to) {
+        gather(from.at(sequence, 0, head), from.dtype, from.head_stride, count, to);
+      },
+      [&](int64_t i) {
+        return GateConstants{load(dt_bias.x + i), exp(load(A_log.x + i))};
+      },
+      g, beta);
 }
 
 // The same for kernels that sum g over tokens. A g below -150 becomes -150: its exponential is 0 in

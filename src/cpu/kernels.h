@@ -64,6 +64,13 @@ struct Split {
   }
 };
 
+// Tasks of a split that are one task of the executor's, and whether the worker takes the one after
+// them next, as far as can be told.
+struct SplitTasks {
+  int64_t begin, end;
+  bool more;
+};
+
 // How the work of the convolution is cut: a task is a range of the rows (the tokens of all
 // sequences, one sequence after the other) and a range of the channels. Every output depends on its
 // own W inputs alone, so that no split changes a bit.
@@ -108,7 +115,7 @@ struct Kernels {
   int64_t states_of_bf16 = 0;  // bytes of float32 states that it may walk side by side
 
   size_t (*recurrent_scratch)(const Shape& shape, const Split& split);
-  void (*recurrent)(const DeltaRuleProblem& problem, const Split& split, int64_t task,
+  void (*recurrent)(const DeltaRuleProblem& problem, const Split& split, const SplitTasks& tasks,
                     std::byte* scratch);
 
   size_t (*replay_scratch)(const Shape& shape, const Split& split);

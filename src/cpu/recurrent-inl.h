@@ -1,8 +1,7 @@
 // The recurrent operator: token by token over the state of a range of V columns.
 //
-// A single token reads its state from the slot and writes it to the slot, in one pass. Over several
-// tokens the columns are independent: a block of them stays in scratch, that is in the first-level
-// cache, while the tokens of a tile pass over it.
+// A single token is decode-inl.h's. Over several tokens the columns are independent: a block of
+// them stays in scratch, that is in the first-level cache, while the tokens of a tile pass over it.
 
 GDN_BEFORE_KERNELS()
 namespace gdn::cpu::GDN_ISA {
@@ -20,49 +19,29 @@ inline int64_t running_columns(const StateShape& state, int64_t tokens, int64_t 
 inline size_t recurrent_scratch(const Shape& shape, const Split&) {
   const StateShape state = {shape.layout, shape.K, shape.V};
   const int64_t floats =
-      TokenTile::floats(tile_tokens(shape), shape.K, shape.V) +
-      padded(state.scratch_floats(running_columns(state, shape.max_length, shape.V)));
+      dots_floats(state) +
+      std::max(DecodeHeads::floats(shape.K, shape.V),
+               TokenTile::floats(tile_tokens(shape), shape.K, shape.V) +
+                   padded(state.scratch_floats(running_columns(state, shape.max_length, shape.V))));
   return static_cast<size_t>(floats) * sizeof(float);
 }
 
 // Tokens t0 .. t0 + count - 1, which are in the tile, over the block of columns that starts
 // `column` columns into the tile's. The state comes from `from` for token 0 and is kept in
 // `running` while more tokens follow; slot_after(t) is the block that the state after token t is
-// written to, or nowhere.
-template <class SlotAfter>
-HWY_INLINE void advance(const StateShape& state, const TokenTile& tile, int64_t t0, int64_t count,
-                        int64_t length, float scale, const StateBlock& from,
+// written to, or nowhere. Token 0 is dots' operand 0.
+template <class Dots, class SlotAfter>
+HWY_INLINE void advance(Dots& dots, const StateShape& state, const TokenTile& tile, int64_t t0,
+                        int64_t count, int64_t length, float scale, const StateBlock& from,
                         const StateBlock& running, int64_t column, int64_t width,
                         const SlotAfter& slot_after) {
   for (int64_t i = 0; i < count; ++i) {
     const int64_t t = t0 + i;
     const bool last = t + 1 == length;
     const StateBlock slot = slot_after(t);
-    step(state, t == 0 ? from : running, last ? slot : running, tile.token(i, scale),
-         tile.columns(i, column), width);
+    dots.step(state, t == 0 ? from : running, last ? slot : running, tile.token(i, scale),
+              tile.columns(i, column), width, 0, -1);
     if (!last && slot.data != nullptr) copy_state(state, running, slot, width);
-  }
-}
-
-// What the next value head will read beside its state: while it waits for that, nothing of a state
-// would be on its way.
-inline void prefetch_next_head(const DeltaRuleProblem& problem, const Sequence& sequence,
-                               int64_t head) {
-  const Shape& shape = problem.shape;
-  if (++head >= shape.value_heads) return;
-  const auto prefetch = [&](const TokenTensor& from, int64_t from_head, int64_t elements) {
-    if (!from.given()) return;
-    const std::byte* row = from.at(sequence, 0, from_head);
-    for (int64_t byte = 0; byte < elements * size_of(from.dtype); byte += 64) {
-      __builtin_prefetch(row + byte);
-    }
-    asm volatile("");  // an effect, so that the calls are not dropped
-  };
-  const int64_t group = shape.value_heads / shape.heads;
-  prefetch(problem.v, head, shape.V);
-  if (head % group == 0) {
-    prefetch(problem.q, head / group, shape.K);
-    prefetch(problem.k, head / group, shape.K);
   }
 }
 
@@ -82,16 +61,16 @@ inline void hand_through(const DeltaRuleProblem& problem, int64_t n, const Initi
   }
 }
 
-inline void recurrent(const DeltaRuleProblem& problem, const Split& split, int64_t task_index,
-                      std::byte* scratch) {
-  const Split::Task task = split.task(task_index);
+// A task of the split whose sequence has several tokens, or starts from zero, or has nothing to do.
+template <class Dots>
+void recurrent_task(const DeltaRuleProblem& problem, const Split& split, const Split::Task& task,
+                    Carver carver, Dots& dots) {
   const int64_t n = task.n;
   const Sequence sequence = problem.sequences.at(n);
   const InitialState initial = problem.initial(n);
   const int64_t length = sequence.length;
   const StateShape state = {problem.shape.layout, problem.shape.K, problem.shape.V};
 
-  Carver carver(scratch);
   TokenTile tile(carver, tile_tokens(problem.shape), state.K, state.V);
   float* const running_state = carver.take(0);
 
@@ -99,14 +78,13 @@ inline void recurrent(const DeltaRuleProblem& problem, const Split& split, int64
     if (initial.skip) return zero_columns(problem.out, sequence, head, begin, end);
     if (length == 0) return hand_through(problem, n, initial, state, head, begin, end);
 
-    const bool direct = length == 1 && initial.data != nullptr;
-    const int64_t block = direct ? end - begin : state.block();
+    const int64_t block = state.block();
     const int64_t kept = running_columns(state, length, end - begin);
     for (int64_t t0 = 0; t0 < length; t0 += kTile) {
       const int64_t count = std::min(kTile, length - t0);
-      tile.load_qk(problem, sequence, task.head, t0, count);
+      const bool loaded = tile.load_qk(problem, sequence, task.head, t0, count);
+      if (loaded && t0 == 0) dots.prepare(0, tile.token(0, problem.scale));
       tile.load_values(problem, sequence, head, t0, count, begin, end);
-      if (direct) prefetch_next_head(problem, sequence, head);
       for (int64_t column = begin; column < end; column += block) {
         const int64_t width = std::min(block, end - column);
         const StateBlock running =
@@ -118,8 +96,8 @@ inline void recurrent(const DeltaRuleProblem& problem, const Split& split, int64
         } else if (t0 == 0) {
           zero_state(state, running, width);
         }
-        advance(state, tile, t0, count, length, problem.scale, from, running, column - begin, width,
-                [&](int64_t t) -> StateBlock {
+        advance(dots, state, tile, t0, count, length, problem.scale, from, running, column - begin,
+                width, [&](int64_t t) -> StateBlock {
                   const bool stored = problem.stores_every_state() || t + 1 == length;
                   std::byte* slot = stored ? problem.final_slot(n, t) : nullptr;
                   if (slot == nullptr) return {};
@@ -127,6 +105,20 @@ inline void recurrent(const DeltaRuleProblem& problem, const Split& split, int64
                 });
       }
       tile.store_out(problem, sequence, head, t0, count, begin, end);
+    }
+  });
+}
+
+inline void recurrent(const DeltaRuleProblem& problem, const Split& split, const SplitTasks& tasks,
+                      std::byte* scratch) {
+  const StateShape state = {problem.shape.layout, problem.shape.K, problem.shape.V};
+  Carver carver(scratch);
+  with_dots(state, problem.initial_state.dtype, carver, [&](auto& dots) {
+    if (is_decode(problem, split.task(tasks.begin).n)) {
+      return decode(problem, split, tasks, carver, dots);
+    }
+    for (int64_t i = tasks.begin; i < tasks.end; ++i) {
+      recurrent_task(problem, split, split.task(i), carver, dots);
     }
   });
 }

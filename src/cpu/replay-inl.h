@@ -132,8 +132,9 @@ inline void replay(const ReplayProblem& problem, const Split& split, int64_t tas
         tile.load_qk(problem, sequence, task.head, t0, count);
         if (begin == 0) tile.load_values(problem, sequence, head, t0, count, 0, state.V);
         blocks([&](int64_t column, int64_t width, const StateBlock&, const StateBlock& running) {
-          advance(state, tile, t0, count, length, problem.scale, running, running, column, width,
-                  [](int64_t) { return StateBlock(); });
+          VectorDots dots;
+          advance(dots, state, tile, t0, count, length, problem.scale, running, running, column,
+                  width, [](int64_t) { return StateBlock(); });
         });
         if (end < state.V) continue;
         tile.store_out(problem, sequence, head, t0, count, 0, state.V);

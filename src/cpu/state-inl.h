@@ -13,6 +13,8 @@ struct StateBlock {
   DType dtype = DType::kF32;
   int64_t stride = 0;
   bool in_pool = false;  // and therefore probably not in the cache
+  // In a pool, layout VK: what is read after the block, for prefetches; nullptr: what follows it.
+  const std::byte* next = nullptr;
 };
 
 // Where the columns of a head's state lie, in a slot and in scratch.
@@ -22,16 +24,24 @@ struct StateShape {
 
   bool rows() const { return layout == StateLayout::kVK; }
   // Columns that are worth a visit of their own when the running state is kept in scratch.
-  int64_t block() const { return rows() ? kRowBlock : kStrip * kLanes; }
+  int64_t block() const { return rows() ? kVisitedRows : kStrip * kLanes; }
 
   StateBlock in_slot(std::byte* slot, DType dtype, int64_t head, int64_t column) const {
     const int64_t offset = rows() ? (head * V + column) * K : head * K * V + column;
-    return {slot + offset * size_of(dtype), dtype, rows() ? K : V, true};
+    return {slot + offset * size_of(dtype), dtype, rows() ? K : V, true, nullptr};
   }
   // Column `column` of `width` in scratch.
   StateBlock in_scratch(float* scratch, int64_t width, int64_t column) const {
     return {reinterpret_cast<std::byte*>(scratch + (rows() ? column * padded(K) : column)),
-            DType::kF32, rows() ? padded(K) : padded(width), false};
+            DType::kF32, rows() ? padded(K) : padded(width), false, nullptr};
+  }
+  // The block without its first n columns.
+  StateBlock after(const StateBlock& block, int64_t n) const {
+    if (block.data == nullptr) return block;
+    const int64_t offset = rows() ? n * block.stride : n;
+    StateBlock rest = block;
+    rest.data += offset * size_of(block.dtype);
+    return rest;
   }
   int64_t scratch_floats(int64_t width) const {
     return rows() ? width * padded(K) : K * padded(width);
@@ -53,16 +63,39 @@ HWY_INLINE void with_elements(const StateBlock& from, const StateBlock& to, cons
 // nowhere.
 inline void step(const StateShape& shape, const StateBlock& from, const StateBlock& to,
                  const Token& token, const TokenColumns& columns, int64_t width) {
+  const Way way = {from.data + width * from.stride * size_of(from.dtype), from.next};
   with_elements(from, to, [&](const auto* p, auto* q) {
     if (!shape.rows()) {
       step_columns(p, from.stride, q, to.stride, token, columns, shape.K, width);
     } else if (from.in_pool) {
-      step_rows<true>(p, from.stride, q, to.stride, token, columns, shape.K, width);
+      step_rows<true>(p, from.stride, q, to.stride, token, columns, shape.K, width, way);
     } else {
-      step_rows<false>(p, from.stride, q, to.stride, token, columns, shape.K, width);
+      step_rows<false>(p, from.stride, q, to.stride, token, columns, shape.K, width, way);
     }
   });
 }
+
+// Tokens that a task may have prepared at once.
+constexpr int64_t kMostOperands = kTile;
+
+// What takes a task's steps. This is step(), which needs nothing done before it; TileDots
+// (state_tiles-inl.h) is the other, and says what the arguments are.
+struct VectorDots {
+  void prepare(int64_t, const Token&) {}
+  void step(const StateShape& shape, const StateBlock& from, const StateBlock& to,
+            const Token& token, const TokenColumns& columns, int64_t width, int64_t, int64_t) {
+    gdn::cpu::GDN_ISA::step(shape, from, to, token, columns, width);
+  }
+};
+#if !defined(GDN_ISA_HAS_STATE_TILES)
+inline int64_t dots_floats(const StateShape&) { return 0; }
+// Calls body(dots) with what takes the steps from a state of that dtype.
+template <class Body>
+HWY_INLINE void with_dots(const StateShape&, DType, Carver&, const Body& body) {
+  VectorDots dots;
+  body(dots);
+}
+#endif
 
 // to <- decay from + v_new k^T.
 inline void fold(const StateShape& shape, const StateBlock& from, const StateBlock& to,
@@ -85,8 +118,8 @@ HWY_INLINE void copy_row(const T* from, int64_t n, T* to) {
 template <class From, class To>
 HWY_INLINE void copy_row(const From* from, int64_t n, To* to) {
   int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) store(load(from + i), to + i);
-  if (i < n) store_n(load_n(from + i, n - i), to + i, n - i);
+  for (; i + kLanes <= n; i += kLanes) store_state(load(from + i), to + i);
+  if (i < n) store_state_n(load_n(from + i, n - i), to + i, n - i);
 }
 
 inline void copy_state(const StateShape& shape, const StateBlock& from, const StateBlock& to,

@@ -22,9 +22,9 @@ HWY_INLINE Vec load_columns(const T* p, int64_t n) {
 template <bool kWhole, class T>
 HWY_INLINE void store_columns(Vec x, T* p, int64_t n) {
   if constexpr (kWhole) {
-    store(x, p);
+    store_state(x, p);
   } else {
-    store_n(x, p, n);
+    store_state_n(x, p, n);
   }
 }
 
@@ -69,14 +69,8 @@ HWY_INLINE void step_strip(const From* from, int64_t from_stride, To* to, int64_
       dot_q[c] = hn::Add(dot_q[c], with_q[c]);
     }
   }
-  const Vec decay = hn::Set(d, token.decay), beta = hn::Set(d, token.beta);
-  const Vec kq = hn::Set(d, token.kq), scale = hn::Set(d, token.scale);
   for (int c = 0; c < kVectors; ++c) {
-    const Vec v = load(columns.v + c * kLanes);
-    const Vec v_new = hn::Mul(beta, hn::NegMulAdd(decay, dot_k[c], v));
-    const Vec out = hn::Mul(scale, hn::MulAdd(v_new, kq, hn::Mul(decay, dot_q[c])));
-    store(v_new, columns.v_new + c * kLanes);
-    store(out, columns.out + c * kLanes);
+    finish_columns(d, token, dot_k[c], dot_q[c], columns.after(c * kLanes));
   }
   if (to == nullptr) return;
   update_strip<kVectors, kWhole>(from, from_stride, to, to_stride, token.k, token.decay,

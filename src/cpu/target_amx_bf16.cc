@@ -1,11 +1,14 @@
-// AMX's tiles for prefill in bfloat16, and decode with prefetches for the processors that have
-// them: Sapphire Rapids and later. Everything else is the AVX-512 kernels', which they have too.
+// AMX's tiles for prefill in bfloat16 and for decode of bfloat16 states, and decode with prefetches
+// for the processors that have them: Sapphire Rapids and later. Everything else is the AVX-512
+// kernels', which they have too.
 #if defined(__x86_64__)
 #define GDN_ISA amx_bf16
 #define GDN_HWY_TARGET HWY_AVX3
 #define GDN_ISA_FEATURES ",avx512bf16"
 #define GDN_ISA_HAS_BF16_DOT
 #define GDN_ISA_STATE_TO_L2 16384
+#define GDN_ISA_HAS_STATE_TILES
+#define GDN_ISA_STATE_TIES_AWAY
 #include "cpu/isa.h"
 // After isa.h.
 #include <algorithm>
@@ -53,9 +56,13 @@
 //
 #include "cpu/state_columns-inl.h"
 //
+#include "cpu/tokens-inl.h"
+//
 #include "cpu/state-inl.h"
 //
-#include "cpu/tokens-inl.h"
+#include "cpu/state_tiles-inl.h"
+//
+#include "cpu/decode-inl.h"
 //
 #include "cpu/recurrent-inl.h"
 

@@ -67,17 +67,18 @@ class TokenTile {
         v_new{carver.take(tokens * padded(V)), padded(V)},
         out{carver.take(tokens * padded(V)), padded(V)} {}
 
-  // q and k of tokens t0 .. t0 + count - 1; nothing to do where they are there already.
+  // q and k of tokens t0 .. t0 + count - 1; false, and nothing to do, where they are there already.
   template <class Problem>
-  void load_qk(const Problem& problem, const Sequence& sequence, int64_t head, int64_t t0,
+  bool load_qk(const Problem& problem, const Sequence& sequence, int64_t head, int64_t t0,
                int64_t count) {
-    if (loaded_ == t0) return;
+    if (loaded_ == t0) return false;
     loaded_ = t0;
     for (int64_t i = 0; i < count; ++i) {
       load_head(problem, problem.q, sequence, t0 + i, head, q.at(i));
       load_head(problem, problem.k, sequence, t0 + i, head, k.at(i));
       kq[i] = dot(k.at(i), q.at(i), padded(problem.shape.K));
     }
+    return true;
   }
 
   // Gates, and columns [begin, end) of v to the front of its rows, of a value head.
