@@ -7,8 +7,15 @@
 #ifdef WITH_OPENMP
 #include <gdn/openmp.h>
 #endif
+#ifdef WITH_CUDA
+#include <gdn/cuda.h>
+#endif
 
 int main() {
+#ifdef WITH_CUDA
+  // Wants no GPU; what is on the CPU is worked out there as ever.
+  if (!gdn::install_cuda().ok()) return 1;
+#endif
 #ifdef WITH_OPENMP
   const std::unique_ptr<gdn::Executor> executor = gdn::make_openmp_executor(2);
 #else
