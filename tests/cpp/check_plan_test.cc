@@ -88,7 +88,9 @@ TEST(CheckPlan, FewHeadsAreSplitAsFarAsItPays) {
     // A task is a part, or some whole heads.
     const int64_t parts = shape.sequences * shape.heads * planned.parts;
     EXPECT_EQ(parts % planned.tasks, 0);
-    if (planned.parts > 1) EXPECT_EQ(planned.tasks, parts);
+    if (planned.parts > 1) {
+      EXPECT_EQ(planned.tasks, parts);
+    }
     return planned.parts;
   };
   EXPECT_EQ(parts_on(1), 1);
