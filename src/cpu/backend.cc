@@ -82,11 +82,14 @@ int64_t chunk_parts_for(const Shape& shape, int workers, double repeated) {
   return best;
 }
 
-// How many q/k heads a task of the chunk operator has, whose states may have so many bytes.
+// How many q/k heads a task of the chunk operator has, whose states may have so many bytes. More
+// than four gained nothing.
 int64_t heads_together(const Shape& shape, int64_t parts, int workers, int64_t states) {
+  constexpr int64_t kMost = 4;
   const int64_t state = shape.value_heads / shape.heads * shape.V * shape.K * int64_t{4};
   int64_t together = 1;
-  while (parts == 1 && shape.heads % (2 * together) == 0 && 2 * together * state <= states &&
+  while (parts == 1 && 2 * together <= kMost && shape.heads % (2 * together) == 0 &&
+         2 * together * state <= states &&
          keep_workers_busy(shape.sequences * shape.heads / (2 * together), workers)) {
     together *= 2;
   }

@@ -343,6 +343,29 @@ inline void decays_of_differences(const DeltaRuleProblem& problem, int64_t count
   });
 }
 
+// Whether all q k^T, as they are before norms, are so small that P below overflows by none.
+inline bool moderate_products(const DeltaRuleProblem& problem, const AmxOperands& operands,
+                              int64_t count) {
+  const F32 d;
+  constexpr float kMost = 0x1p64f, kMostRow = 0x1p32f;
+  auto moderate = hn::Eq(hn::Zero(d), hn::Zero(d));
+  if (problem.use_qk_l2norm) {  // by the lengths of rows, over which the norms are
+    for (int i = 0; i < 2 * kAmxChunk; i += kLanes) {
+      moderate = hn::And(moderate, hn::Ge(load(operands.norms + i), hn::Set(d, 1 / kMostRow)));
+    }
+    return hn::AllTrue(d, moderate);
+  }
+  for (int64_t i = 0; i < rows_of_blocks(count); i += kBlock) {
+    for (int64_t j = 0; j <= i; j += kBlock) {
+      const float* qk = operands.gram_block(kAmxChunk + i, j);
+      for (int64_t at = 0; at < kBlock * kBlock; at += kLanes) {
+        moderate = hn::And(moderate, hn::Le(hn::Abs(load(qk + at)), hn::Set(d, kMost)));
+      }
+    }
+  }
+  return hn::AllTrue(d, moderate);
+}
+
 // The decays of a value head, P and -A. Tokens from `count` on are padding with g = 0 and beta = 0:
 // they decay nothing.
 //
@@ -391,6 +414,7 @@ inline void compute_amx_gates(const DeltaRuleProblem& problem, const Sequence& s
     store(output, x.output + i);
     store(to_u, x.to_u + i);
   }
+  usual = usual && moderate_products(problem, operands, count);
   head->operands = &operands;
   head->queries = operands.rows + kAmxChunk * words;
   head->token_pairs = operands.token_pairs;

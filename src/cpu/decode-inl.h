@@ -14,7 +14,7 @@ struct HeadColumns {
 // one head's columns at a time.
 class DecodeHeads {
  public:
-  static constexpr int64_t kMost = kTile;
+  static constexpr int64_t kMost = kMostOperands;
 
   static int64_t floats(int64_t K, int64_t V) { return kMost * 2 * padded(K) + 3 * padded(V); }
 
@@ -151,8 +151,9 @@ void decode(const DeltaRuleProblem& problem, const Split& split, const SplitTask
       StateBlock source = state.in_slot(from, problem.initial_state.dtype, head, begin);
       const bool more = i + 1 < count;
       if (!more && last) {
-        // Behind the last column lies what another worker may be writing.
-        source.next = next.rows == nullptr ? source.data : next.rows;
+        // Behind the last column lies what another worker may be writing. The way is one for what
+        // is read and what is written, so that it goes on where they are the same.
+        source.next = next.rows == nullptr || to != from ? source.data : next.rows;
       }
       StateBlock target;
       if (to != nullptr) target = state.in_slot(to, problem.final_state.dtype, head, begin);

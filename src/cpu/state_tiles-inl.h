@@ -3,7 +3,8 @@
 // left with the update, which is what they are busy with while the tiles take the next rows.
 //
 // The products are as exact as those of floats: k and q are split into three numbers of bfloat16
-// each, which together are all of their bits, and sums are in float32.
+// each, which together are all of their bits (of numbers above 2^-100, say), and sums are in
+// float32. Where the state has an infinity they are NaN, as parts are zero.
 
 GDN_BEFORE_KERNELS()
 namespace gdn::cpu::GDN_ISA {

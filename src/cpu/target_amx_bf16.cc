@@ -80,7 +80,7 @@ const Kernels& amx_bf16_kernels() {
 #endif
     k.chunk_of_bf16 = amx_bf16::kAmxChunk;
     k.repeated_of_bf16 = 2;        // with inverses; the columns themselves are quick
-    k.states_of_bf16 = 512 << 10;  // with copies and operands half of the second-level cache
+    k.states_of_bf16 = 512 << 10;  // a quarter of the second-level cache
     k.chunk_bf16_scratch = &amx_bf16::chunk_amx_scratch;
     k.chunk_bf16 = &amx_bf16::chunk_amx;
     k.recurrent_scratch = &amx_bf16::recurrent_scratch;

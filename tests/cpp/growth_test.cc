@@ -65,6 +65,29 @@ void rise_and_fall(DeltaRuleData* data) {
   }
 }
 
+// A token whose q, and with norms k, is so long that products with what G falls to overflow, though
+// the output does not.
+TEST(Growth, OfOneTokenWhileAllIsForgottenAgreesWithTheReference) {
+  for (const bool l2norm : {true, false}) {
+    SCOPED_TRACE(l2norm ? "with norms" : "without");
+    Case c;
+    c.H = 1;
+    c.HV = 2;
+    c.K = c.V = 128;
+    c.dtype = DType::kBF16;
+    c.l2norm = l2norm;
+    c.lengths = {64};
+    DeltaRuleData data = verify::make_delta_rule(c);
+    for (int64_t i = 0; i < data.g.size(); ++i) data.g.set(i, -.98);
+    const double longer = l2norm ? 0x1p42 : 0x1p84;
+    for (int64_t i = 31 * c.K; i < 32 * c.K; ++i) {
+      data.q.set(i, data.q.get(i) * longer);
+      if (l2norm) data.k.set(i, data.k.get(i) * longer);
+    }
+    expect(verify::Expected(data));
+  }
+}
+
 TEST(Growth, OfTheDecaysInsideAChunkAndTheirFallAfterItAgreeWithTheReference) {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     for (uint64_t seed = 1; seed <= 6; ++seed) {
