@@ -95,8 +95,8 @@ struct ConvSplit {
   }
 };
 
-// Every function runs one task in `scratch`, memory of the worker that is aligned to 64 bytes and
-// has the size the matching *_scratch function states. None throws.
+// Every function runs one task, or tasks that it says, in `scratch`, memory of the worker that is
+// aligned to 64 bytes and has the size the matching *_scratch function states. None throws.
 struct Kernels {
   const char* name;
   const char* description;
