@@ -110,16 +110,14 @@ int64_t step_tasks(const Shape& shape, int64_t parts, int workers) {
   return shape.sequences * shape.heads * parts;
 }
 
-// Runs body(tasks of the split, worker) for all of them, as many to a task as the plan says.
+// Runs body(tasks of the split, worker) for all of them, split.together to a task.
 template <class Body>
-void for_each_step(const Call& call, const Shape& shape, const Body& body) {
-  const int64_t steps = shape.sequences * shape.heads * call.plan.parts, tasks = call.plan.tasks;
-  const int64_t per_task = tasks == 0 ? 0 : steps / tasks;
+void for_each_step(const Call& call, const Split& split, const Body& body) {
   const int workers = call.context.executor == nullptr ? 1 : call.context.executor->max_workers();
   call.for_each_task([&](int64_t task, int worker) {
     const cpu::FlushDenormals mode;
-    const bool more = !TaskRanges::ends_range(task, tasks, workers);
-    body(SplitTasks{task * per_task, (task + 1) * per_task, more}, worker);
+    const bool more = !TaskRanges::ends_range(task, call.plan.tasks, workers);
+    body(SplitTasks{task * split.together, (task + 1) * split.together, more}, worker);
   });
 }
 
@@ -229,7 +227,7 @@ Status run_chunk(const Call& call, const DeltaRuleProblem& problem) {
 Status run_recurrent(const Call& call, const DeltaRuleProblem& problem) {
   const Split split = split_of(problem.shape, call.plan);
   const Kernels& kernels = kernels_of(call.plan);
-  for_each_step(call, problem.shape, [&](const SplitTasks& tasks, int worker) {
+  for_each_step(call, split, [&](const SplitTasks& tasks, int worker) {
     kernels.recurrent(problem, split, tasks, call.worker_workspace(worker));
   });
   zero_tail(problem.out, problem.sequences, problem.shape);
@@ -239,7 +237,7 @@ Status run_recurrent(const Call& call, const DeltaRuleProblem& problem) {
 Status run_replay(const Call& call, const ReplayProblem& problem) {
   const Split split = split_of(problem.shape, call.plan);
   const Kernels& kernels = kernels_of(call.plan);
-  for_each_step(call, problem.shape, [&](const SplitTasks& tasks, int worker) {
+  for_each_step(call, split, [&](const SplitTasks& tasks, int worker) {
     for (int64_t task = tasks.begin; task < tasks.end; ++task) {
       kernels.replay(problem, split, task, call.worker_workspace(worker));
     }

@@ -33,8 +33,9 @@ struct Split {
   int64_t group = 1;  // HV / H
   int64_t V = 1;
   int64_t parts = 1;
-  // Where parts is 1: q/k heads that a kernel may take side by side, chunk by chunk. Rows of their
-  // tokens are on the same pages of memory, which are then looked up once for all of them.
+  // Tasks of this split that are one of the executor's. More than one are q/k heads, which a chunk
+  // kernel may take side by side, chunk by chunk: rows of their tokens are on the same pages of
+  // memory, which are then looked up once for all of them.
   int64_t together = 1;
 
   struct Task {
