@@ -2,7 +2,6 @@
 // loops over them.
 #include <algorithm>
 #include <limits>
-#include <numeric>
 #include <vector>
 
 #include "backend.h"
@@ -96,18 +95,20 @@ int64_t heads_together(const Shape& shape, int64_t parts, int workers, int64_t s
   return together;
 }
 
-// A recurrent or replay task is a part of a q/k head where sequences are few, else a quarter of a
-// sequence, or what of it the heads divide into: a
-// slot is one long walk through memory, and the prefetches that run ahead of it fetch, at the end
-// of a task, what the next one wants, or another worker is writing. With whole sequences the last
-// worker would be alone for half of one.
+// A recurrent or replay task is a part of a q/k head where sequences and heads are few, else as
+// many q/k heads of a sequence as leave it this number of tasks, and the workers theirs: a slot is
+// one long walk through memory, and the prefetches that run ahead of it fetch, at the end of a
+// task, what the next one wants, or another worker is writing; and the tokens of a task's heads are
+// prepared at once. With whole sequences the last worker would be alone for half of one.
 constexpr int64_t kTasksPerSequence = 4;
 
 int64_t step_tasks(const Shape& shape, int64_t parts, int workers) {
-  if (parts == 1 && shape.sequences >= kTasksPerWorker * workers) {
-    return shape.sequences * std::gcd(shape.heads, kTasksPerSequence);
+  int64_t of_sequence = shape.heads * parts;
+  while (parts == 1 && of_sequence % 2 == 0 && of_sequence / 2 >= kTasksPerSequence &&
+         keep_workers_busy(shape.sequences * of_sequence / 2, workers)) {
+    of_sequence /= 2;
   }
-  return shape.sequences * shape.heads * parts;
+  return shape.sequences * of_sequence;
 }
 
 // Runs body(tasks of the split, worker) for all of them, split.together to a task.

@@ -5,11 +5,6 @@
 GDN_BEFORE_KERNELS()
 namespace gdn::cpu::GDN_ISA {
 
-// Columns [begin, end) of a value head.
-struct HeadColumns {
-  int64_t head, begin, end;
-};
-
 // Consecutive value heads of a token: as floats what they and their q/k heads have, and room for
 // one head's columns at a time.
 class DecodeHeads {
@@ -53,21 +48,11 @@ class DecodeHeads {
 
   // v of some columns to where a step reads it, out from where it writes it.
   const TokenColumns& load_values(const HeadColumns& at) {
-    const int64_t width = at.end - at.begin;
-    with_element(problem_.v.dtype, [&](auto element) {
-      using T = decltype(element);
-      load_row(reinterpret_cast<const T*>(problem_.v.at(sequence_, 0, at.head)) + at.begin, width,
-               v_);
-    });
-    std::fill(v_ + width, v_ + padded(width), 0.0f);
+    load_value_row(problem_.v, sequence_, 0, at, v_);
     return columns_;
   }
   void store_out(const HeadColumns& at) const {
-    with_element(problem_.out.dtype, [&](auto element) {
-      using T = decltype(element);
-      store_row(columns_.out, at.end - at.begin,
-                reinterpret_cast<T*>(problem_.out.at(sequence_, 0, at.head)) + at.begin);
-    });
+    store_out_row(columns_.out, problem_.out, sequence_, 0, at);
   }
 
  private:

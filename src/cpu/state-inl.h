@@ -59,11 +59,16 @@ HWY_INLINE void with_elements(const StateBlock& from, const StateBlock& to, cons
   });
 }
 
+// The way of prefetches over some columns of a block.
+inline Way way_of(const StateBlock& block, int64_t width) {
+  return {block.data + width * block.stride * size_of(block.dtype), block.next};
+}
+
 // One token: v_new and out of the columns, and to <- decay from + v_new k^T. `to` may be `from`, or
 // nowhere.
 inline void step(const StateShape& shape, const StateBlock& from, const StateBlock& to,
                  const Token& token, const TokenColumns& columns, int64_t width) {
-  const Way way = {from.data + width * from.stride * size_of(from.dtype), from.next};
+  const Way way = way_of(from, width);
   with_elements(from, to, [&](const auto* p, auto* q) {
     if (!shape.rows()) {
       step_columns(p, from.stride, q, to.stride, token, columns, shape.K, width);
@@ -78,8 +83,9 @@ inline void step(const StateShape& shape, const StateBlock& from, const StateBlo
 // Tokens that a task may have prepared at once.
 constexpr int64_t kMostOperands = kTile;
 
-// What takes a task's steps. This is step(), which needs nothing done before it; TileDots
-// (state_tiles-inl.h) is the other, and says what the arguments are.
+// What takes a task's steps. This is step(), which needs nothing done before it. InPlaceDots
+// (state_in_place-inl.h) and TileDots (state_tiles-inl.h) are the others; the latter says what the
+// arguments are.
 struct VectorDots {
   void prepare(int64_t, const Token&) {}
   void step(const StateShape& shape, const StateBlock& from, const StateBlock& to,

@@ -138,6 +138,24 @@ HWY_INLINE Quad sums_of_partials(const Vec (&x)[kPartial][kDotRows], int r) {
   return sums_of_lanes(sums[0]);
 }
 
+// Of all rows, with k and with q.
+HWY_INLINE void sum_up_dots(const Vec (&with_k)[kPartial][kDotRows],
+                            const Vec (&with_q)[kPartial][kDotRows],
+                            Quad (&dot_k)[kDotRows / kQuad], Quad (&dot_q)[kDotRows / kQuad]) {
+  for (int r = 0; r < kDotRows; r += kQuad) {
+    dot_k[r / kQuad] = sums_of_partials(with_k, r);
+    dot_q[r / kQuad] = sums_of_partials(with_q, r);
+  }
+}
+
+// v_new and out of kDotRows rows.
+HWY_INLINE void finish_rows(const Token& token, const Quad (&dot_k)[kDotRows / kQuad],
+                            const Quad (&dot_q)[kDotRows / kQuad], const TokenColumns& columns) {
+  for (int i = 0; i < kDotRows / kQuad; ++i) {
+    finish_columns(F32x4(), token, dot_k[i], dot_q[i], columns.after(i * kQuad));
+  }
+}
+
 // Two products take the row: without this gcc loads it for each, which costs a tenth of the speed.
 HWY_INLINE void keep_in_register([[maybe_unused]] Vec& x) {
 #if HWY_TARGET == HWY_AVX3
@@ -213,10 +231,7 @@ HWY_INLINE void dot_rows(const From* const (&rows)[kDotRows], const Token& token
       add_dots<kAhead, false>(rows, token, j, K - j, to_l2, with_k[p], with_q[p]);
     }
   }
-  for (int r = 0; r < kDotRows; r += kQuad) {
-    dot_k[r / kQuad] = sums_of_partials(with_k, r);
-    dot_q[r / kQuad] = sums_of_partials(with_q, r);
-  }
+  sum_up_dots(with_k, with_q, dot_k, dot_q);
 }
 
 // to <- decay from + v_new k^T, kVectors vectors of some rows, whose part of k stays in registers:
@@ -376,9 +391,7 @@ HWY_NOINLINE void step_rows(const From* from, int64_t from_stride, To* to, int64
       }
       Quad dot_k[kDotRows / kQuad], dot_q[kDotRows / kQuad];
       dot_rows<kAhead>(rows, dots, K, to_l2, dot_k, dot_q);
-      for (int i = 0; i < kDotRows / kQuad; ++i) {
-        finish_columns(F32x4(), token, dot_k[i], dot_q[i], columns.after(first + i * kQuad));
-      }
+      finish_rows(token, dot_k, dot_q, columns.after(first));
     }
     if (to != nullptr) {
       update_rows<kAhead>(from + block * from_stride, from_stride, to + block * to_stride,

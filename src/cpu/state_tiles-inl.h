@@ -304,7 +304,7 @@ HWY_INLINE void with_dots(const StateShape& state, DType dtype, Carver& carver, 
     });
   }
   if (done) return;
-  VectorDots dots;
+  InPlaceDots dots;
   body(dots);
 }
 

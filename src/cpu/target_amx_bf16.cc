@@ -60,6 +60,8 @@
 //
 #include "cpu/state-inl.h"
 //
+#include "cpu/state_in_place-inl.h"
+//
 #include "cpu/state_tiles-inl.h"
 //
 #include "cpu/decode-inl.h"

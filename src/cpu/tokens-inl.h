@@ -55,6 +55,30 @@ HWY_INLINE void load_head(const Problem& problem, const TokenTensor& from, const
   std::fill(to + K, to + padded(K), 0.0f);
 }
 
+// Columns [begin, end) of a value head.
+struct HeadColumns {
+  int64_t head, begin, end;
+};
+
+// Some columns of a token's v to the front of a row of floats, zeros up to a whole row.
+HWY_INLINE void load_value_row(const TokenTensor& v, const Sequence& sequence, int64_t t,
+                               const HeadColumns& columns, float* to) {
+  const int64_t width = columns.end - columns.begin;
+  with_element(v.dtype, [&](auto element) {
+    const auto* row = reinterpret_cast<const decltype(element)*>(v.at(sequence, t, columns.head));
+    load_row(row + columns.begin, width, to);
+  });
+  std::fill(to + width, to + padded(width), 0.0f);
+}
+// Those of its out from there.
+HWY_INLINE void store_out_row(const float* from, const TokenTensor& out, const Sequence& sequence,
+                              int64_t t, const HeadColumns& columns) {
+  with_element(out.dtype, [&](auto element) {
+    auto* row = reinterpret_cast<decltype(element)*>(out.at(sequence, t, columns.head));
+    store_row(from, columns.end - columns.begin, row + columns.begin);
+  });
+}
+
 class TokenTile {
  public:
   static int64_t floats(int64_t tokens, int64_t K, int64_t V) {
@@ -87,26 +111,17 @@ class TokenTile {
                    int64_t count, int64_t begin, int64_t end) {
     load_gates(problem.gates, sequence, t0, count, head, g, beta);
     for (int64_t i = 0; i < kTile; i += kLanes) store(exp(load(g + i)), decay + i);
-    with_element(problem.v.dtype, [&](auto element) {
-      using T = decltype(element);
-      for (int64_t i = 0; i < count; ++i) {
-        const T* from = reinterpret_cast<const T*>(problem.v.at(sequence, t0 + i, head));
-        load_row(from + begin, end - begin, v.at(i));
-        std::fill(v.at(i) + (end - begin), v.at(i) + padded(end - begin), 0.0f);
-      }
-    });
+    for (int64_t i = 0; i < count; ++i) {
+      load_value_row(problem.v, sequence, t0 + i, {head, begin, end}, v.at(i));
+    }
   }
 
   template <class Problem>
   void store_out(const Problem& problem, const Sequence& sequence, int64_t head, int64_t t0,
                  int64_t count, int64_t begin, int64_t end) const {
-    with_element(problem.out.dtype, [&](auto element) {
-      using T = decltype(element);
-      for (int64_t i = 0; i < count; ++i) {
-        T* to = reinterpret_cast<T*>(problem.out.at(sequence, t0 + i, head));
-        store_row(out.at(i), end - begin, to + begin);
-      }
-    });
+    for (int64_t i = 0; i < count; ++i) {
+      store_out_row(out.at(i), problem.out, sequence, t0 + i, {head, begin, end});
+    }
   }
 
   Token token(int64_t i, float scale) const {
