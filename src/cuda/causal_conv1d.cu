@@ -258,14 +258,22 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t y_stride = p.y.token_stride;
   const int count = static_cast<int>(end - begin);
   FourElements x[kBatch];
-  const auto load = [&](int t) {
+  // What a batch has of the rest of the tokens, which may be one.
+  const auto load = [&](int rest) {
+    const auto load_one = [&](int i) { x[i] = load_bits_of<C>(from + i * x_stride, dtype); };
+    if (rest >= kBatch) {
 #pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      if (t + i < count) x[i] = load_bits_of<C>(from + i * x_stride, dtype);
+      for (int i = 0; i < kBatch; ++i) load_one(i);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        if (i >= rest) break;
+        load_one(i);
+      }
     }
     from += kBatch * x_stride;
   };
-  load(0);
+  load(count);
   Taps<C, W> weight_taps;
   weight_taps.load(p.weight.at(channel), p.weight.dtype, p.weight.row_stride,
                    p.weight.column_stride);
@@ -314,15 +322,16 @@ __global__ void __launch_bounds__(kThreads)
     }
     store_whole_run(to + i * y_stride, y);
   };
-  int t = 0;
-  for (; t + kBatch <= count; load(t += kBatch)) {
+  int rest = count;
+  for (; rest >= kBatch; load(rest -= kBatch)) {
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) step(i);
     to += kBatch * y_stride;
   }
 #pragma unroll
   for (int i = 0; i < kBatch; ++i) {
-    if (t + i < count) step(i);
+    if (i >= rest) break;
+    step(i);
   }
   if (place.chunk == 0) store_states(own, place.n, end == s.length, window, flag);
 }

@@ -22,7 +22,7 @@ struct Rows {
     }
   };
   __device__ Place place(uint32_t row) const {
-    const uint32_t outer = e2.divide(row), i0 = e1.divide(outer);
+    const uint32_t outer = e2.divide_any(row), i0 = e1.divide_any(outer);
     return {i0, outer - i0 * e1.value, row - outer * e2.value};
   }
 };
