@@ -88,19 +88,24 @@ Status run_replay(const Call& call, const ReplayProblem& problem) {
 }
 
 Status run_gating(const Call& call, const GatingProblem& problem) {
-  return named(call, gating(problem, stream_of(call)));
+  return on_device(call,
+                   [&](const Device& device) { return gating(problem, device, stream_of(call)); });
 }
 Status run_l2norm(const Call& call, const L2normProblem& problem) {
-  return named(call, l2norm(problem, stream_of(call)));
+  return on_device(call,
+                   [&](const Device& device) { return l2norm(problem, device, stream_of(call)); });
 }
 Status run_solve_tril(const Call& call, const SolveTrilProblem& problem) {
-  return named(call, solve_tril(problem, stream_of(call)));
+  return on_device(
+      call, [&](const Device& device) { return solve_tril(problem, device, stream_of(call)); });
 }
 Status run_rms_norm_gated(const Call& call, const RmsNormGatedProblem& problem) {
-  return named(call, rms_norm_gated(problem, stream_of(call)));
+  return on_device(
+      call, [&](const Device& device) { return rms_norm_gated(problem, device, stream_of(call)); });
 }
 Status run_causal_conv1d(const Call& call, const CausalConv1dProblem& problem) {
-  return named(call, causal_conv1d(problem, stream_of(call)));
+  return on_device(
+      call, [&](const Device& device) { return causal_conv1d(problem, device, stream_of(call)); });
 }
 
 }  // namespace

@@ -81,11 +81,6 @@ static_assert(offsetof(Shared, P) + sizeof(Shared::P) <= sizeof(Shared::rows));
 static_assert(sizeof(Shared::systems) <= sizeof(Shared::rows));
 static_assert(offsetof(Shared, heads) % 16 == 0);
 
-__device__ __forceinline__ float exp2_quick(float x) {
-  float result;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-  return result;
-}
 // At most the largest float, so that a product with zero is zero; NaN passes.
 __device__ __forceinline__ float exp2_finite(float x) {
   const float e = exp2_quick(x);

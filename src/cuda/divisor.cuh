@@ -12,8 +12,8 @@ struct Divisor {
   int shift = 0;
 
   Divisor() = default;
-  explicit Divisor(int64_t divisor)
-      : value(divisor > 0 ? static_cast<uint32_t>(divisor) : 1) {  // 0: of an empty grid
+  explicit Divisor(int64_t divisor)  // what is no number of 32 bits: of a grid of no blocks
+      : value(divisor > 0 && divisor <= UINT32_MAX ? static_cast<uint32_t>(divisor) : 1) {
     while ((uint64_t{1} << shift) < value) ++shift;
     multiplier =
         static_cast<uint32_t>((uint64_t{1} << 32) * ((uint64_t{1} << shift) - value) / value + 1);
@@ -21,6 +21,10 @@ struct Divisor {
   // Of a number below 2^31.
   __device__ __forceinline__ uint32_t divide(uint32_t x) const {
     return (__umulhi(x, multiplier) + x) >> shift;
+  }
+  // Of any, for two instructions more.
+  __device__ __forceinline__ uint32_t divide_any(uint32_t x) const {
+    return static_cast<uint32_t>((uint64_t{__umulhi(x, multiplier)} + x) >> shift);
   }
 };
 

@@ -173,6 +173,38 @@ __device__ inline void store_run(T* p, int valid, bool vectors, const float (&x)
   }
 }
 
+// Count elements to p, which is global memory and aligned to the bytes of all of them, or to 16. An
+// instruction for 16 bytes by name: the compiler splits what is assigned in a loop into words.
+template <class T, int Count>
+__device__ inline void store_whole_run(T* p, const float (&x)[Count]) {
+  constexpr int kBytes = Count * static_cast<int>(sizeof(T));
+  if constexpr (kBytes < 8) {
+#pragma unroll
+    for (int i = 0; i < Count; ++i) p[i] = from_float<T>(x[i]);
+  } else {
+    uint32_t words[kBytes / 4];
+#pragma unroll
+    for (int i = 0; i < kBytes / 4; ++i) {
+      if constexpr (sizeof(T) == 4) {
+        words[i] = __float_as_uint(x[i]);
+      } else {
+        words[i] = pack_pair<T>(x[2 * i], x[2 * i + 1]);
+      }
+    }
+    if constexpr (kBytes == 8) {
+      asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(p), "r"(words[0]), "r"(words[1])
+                   : "memory");
+    }
+#pragma unroll
+    for (int i = 0; i + 4 <= kBytes / 4; i += 4) {
+      asm volatile(
+          "st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(reinterpret_cast<uint4*>(p) + i / 4),
+          "r"(words[i]), "r"(words[i + 1]), "r"(words[i + 2]), "r"(words[i + 3])
+          : "memory");
+    }
+  }
+}
+
 // Four elements from p, as bits; those at `valid` and after it zero.
 struct FourElements {
   uint4 bits;  // of floats; of 16-bit elements, two in x and two in y

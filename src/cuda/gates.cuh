@@ -32,8 +32,24 @@ __device__ inline float log_decay(float a, float dt_bias, float exp_A, float bet
 
 __device__ inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
-// x sigmoid(x). The quick division gives 0 where the divisor passes 2^126.
-__device__ inline float silu(float x) { return __fdividef(x, 1.0f + expf(-x)); }
+__device__ __forceinline__ float exp2_quick(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
+// x sigmoid(x), to be rounded to Y. The quick exponential is off by |x| 2^-23.7 of itself, which 16
+// bits do not show. The quick divisions give 0 where the divisor passes 2^126.
+template <class Y>
+__device__ inline float silu_to(float x) {
+  if constexpr (sizeof(Y) == 2) {
+    constexpr float kLog2e = 1.4426950408889634f;
+    float reciprocal;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(reciprocal) : "f"(1.0f + exp2_quick(x * -kLog2e)));
+    return x * reciprocal;
+  }
+  return __fdividef(x, 1.0f + expf(-x));
+}
 
 // exp(x), at most the largest float, so that a product with zero is zero; NaN passes.
 __device__ inline float exp_finite(float x) {

@@ -23,11 +23,13 @@ struct Stream {
 
 Status recurrent(const DeltaRuleProblem& problem, const Device& device, const Stream& stream);
 Status replay(const ReplayProblem& problem, const Device& device, const Stream& stream);
-Status gating(const GatingProblem& problem, const Stream& stream);
-Status l2norm(const L2normProblem& problem, const Stream& stream);
-Status rms_norm_gated(const RmsNormGatedProblem& problem, const Stream& stream);
-Status causal_conv1d(const CausalConv1dProblem& problem, const Stream& stream);
-Status solve_tril(const SolveTrilProblem& problem, const Stream& stream);
+Status gating(const GatingProblem& problem, const Device& device, const Stream& stream);
+Status l2norm(const L2normProblem& problem, const Device& device, const Stream& stream);
+Status rms_norm_gated(const RmsNormGatedProblem& problem, const Device& device,
+                      const Stream& stream);
+Status causal_conv1d(const CausalConv1dProblem& problem, const Device& device,
+                     const Stream& stream);
+Status solve_tril(const SolveTrilProblem& problem, const Device& device, const Stream& stream);
 
 // V columns that a block of the chunk kernels owns: no sum runs over V, so they change no bit.
 int64_t chunk_columns(const Shape& shape, bool tensor_cores);

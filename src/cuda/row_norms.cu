@@ -1,126 +1,284 @@
-// l2norm and rms_norm_gated: a warp a row. A lane has runs of four elements, 32 runs side by side;
-// the row is read once from memory and again from the cache.
+// l2norm and rms_norm_gated: 16 lanes a row, of which each has runs of 16 bytes, 16 runs side by
+// side. A row is read once: it stays in registers as bits. Only one of more than 64 runs is read
+// again, span by span.
+#include <algorithm>
+
+#include "cuda/dependent.cuh"
 #include "cuda/gates.cuh"
 #include "cuda/kernels.h"
 #include "cuda/launch.h"
+#include "cuda/rows.cuh"
 
 namespace gdn::cuda {
 namespace {
 
-constexpr int kRun = 4;
-constexpr int kWarps = 8;  // of a block
+constexpr int kThreads = 256;
+constexpr int kLanes = 16;                  // of a row
+constexpr int kMostRuns = 4;                // of a lane in registers
+constexpr int kGroups = kThreads / kLanes;  // rows side by side in a block
 
-// Whether the rows of a tensor may be accessed by whole runs.
-template <class T>
-__device__ bool by_runs(const T* row, int64_t D) {
-  return D % kRun == 0 && is_aligned(row, kRun * static_cast<int64_t>(sizeof(T)));
+// Rows of a group, whose loads are all in flight: four runs of a lane where rows are whole.
+constexpr int rows_of_group(int tensors, int runs, bool whole) {
+  return whole ? std::max(1, 4 / (tensors * runs)) : 1;
 }
 
-// Calls body(first element, elements) for the lane's runs.
-template <class Body>
-__device__ void for_each_run(int64_t D, const Body& body) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  for (int64_t i = lane * kRun; i < D; i += kWarp * kRun) {
-    body(i, static_cast<int>(D - i < kRun ? D - i : kRun));
+// A lane's part of a span of a row, from element `at` on. kWhole: D is a multiple of a run, and
+// runs are aligned. The order of a sum depends on neither kWhole nor kRuns.
+template <class T, int kRuns, bool kWhole>
+struct Span {
+  static constexpr int kRun = Vector16<T>::kCount;
+  static constexpr int kElements = kLanes * kRuns * kRun;
+  static constexpr bool kIsRow = kWhole && kRuns < kMostRuns;  // none comes after it
+  Vector16<T> runs[kRuns];
+
+  static __device__ int64_t first(int64_t at, int run) {
+    return at + (run * kLanes + static_cast<int>(threadIdx.x) % kLanes) * kRun;
+  }
+  // `end`: D, or 0 where there is no row.
+  __device__ void load(const T* row, int64_t at, int64_t end) {
+#pragma unroll
+    for (int run = 0; run < kRuns; ++run) {
+      const int64_t i = first(at, run);
+      runs[run].bits = uint4{};
+      if constexpr (kWhole) {
+        if (i < end) runs[run].bits = *reinterpret_cast<const uint4*>(row + i);
+      } else {
+#pragma unroll
+        for (int j = 0; j < kRun; ++j) {
+          if (i + j < end) runs[run].element[j] = row[i + j];
+        }
+      }
+    }
+  }
+  __device__ void get(int run, float (&x)[kRun]) const {
+#pragma unroll
+    for (int j = 0; j < kRun; ++j) x[j] = to_float(runs[run].element[j]);
+  }
+  __device__ float add_squares(float sum) const {
+#pragma unroll
+    for (int run = 0; run < kRuns; ++run) {
+      float x[kRun];
+      get(run, x);
+#pragma unroll
+      for (int j = 0; j < kRun; ++j) sum = __fmaf_rn(x[j], x[j], sum);
+    }
+    return sum;
+  }
+  template <class Y>
+  static __device__ void store(Y* row, int64_t i, int64_t end, const float (&y)[kRun]) {
+    if constexpr (kWhole) {
+      if (i < end) store_whole_run(row + i, y);
+    } else {
+#pragma unroll
+      for (int j = 0; j < kRun; ++j) {
+        if (i + j < end) row[i + j] = from_float<Y>(y[j]);
+      }
+    }
+  }
+};
+
+// The rows that a group has, kGroups apart; end 0 past the last one.
+struct OwnRow {
+  Rows::Place place;
+  int64_t end;
+};
+template <int kRows>
+__device__ OwnRow own_row(const Rows& rows, int r, int64_t D) {
+  const uint32_t row = (blockIdx.x * kRows + r) * kGroups + threadIdx.x / kLanes;
+  const bool exists = row < rows.count;
+  return {rows.place(exists ? row : 0), exists ? D : 0};
+}
+
+template <class T, int kRuns, bool kWhole>
+__global__ void __launch_bounds__(kThreads)
+    l2norm_kernel(const __grid_constant__ L2normProblem p, const __grid_constant__ Rows rows) {
+  using Part = Span<T, kRuns, kWhole>;
+  constexpr int kRows = rows_of_group(1, kRuns, kWhole);
+  wait_for_kernel_before();
+  const int64_t D = p.shape.K;
+  OwnRow own[kRows];
+  const T* from[kRows];
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    own[r] = own_row<kRows>(rows, r, D);
+    from[r] = reinterpret_cast<const T*>(p.x) + own[r].place.offset(p.x_strides);
+  }
+  Part x[kRows];
+  const auto load = [&](int64_t at) {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) x[r].load(from[r], at, own[r].end);
+  };
+  float factor[kRows] = {};
+  int64_t at = 0;
+  for (load(0);; load(at += Part::kElements)) {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) factor[r] = x[r].add_squares(factor[r]);
+    if (Part::kIsRow || at + Part::kElements >= D) break;
+  }
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) factor[r] = norm_factor(sum_over_lanes<1, 8>(factor[r]), p.eps);
+  // Backwards from the span that is there.
+  with_element(p.y_dtype, [&](auto element) {
+    using Y = decltype(element);
+    for (;; load(at -= Part::kElements)) {
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        Y* to = reinterpret_cast<Y*>(p.y) + own[r].place.offset(p.y_strides);
+#pragma unroll
+        for (int run = 0; run < kRuns; ++run) {
+          float y[Part::kRun];
+          x[r].get(run, y);
+#pragma unroll
+          for (int j = 0; j < Part::kRun; ++j) y[j] = __fmul_rn(y[j], factor[r]);
+          Part::store(to, Part::first(at, run), own[r].end, y);
+        }
+      }
+      if (Part::kIsRow || at == 0) break;
+    }
+  });
+}
+
+template <int kRun, bool kWhole>
+__device__ void load_weights(const FloatVector& weight, int64_t i, int64_t D, float (&x)[kRun]) {
+  if constexpr (kWhole) {
+    with_element(weight.dtype, [&](auto element) {
+      using E = decltype(element);
+      load_run(reinterpret_cast<const E*>(weight.data) + i, i < D ? kRun : 0, true, x);
+    });
+  } else {
+#pragma unroll
+    for (int j = 0; j < kRun; ++j) {
+      x[j] = i + j < D ? load_element(weight.at(i + j), weight.dtype) : 0.0f;
+    }
   }
 }
 
-template <class T>
-__device__ float sum_of_squares(const T* x, int64_t D) {
-  const bool vectors = by_runs(x, D);
-  float sum = 0;
-  for_each_run(D, [&](int64_t i, int valid) {
-    float part[kRun];
-    load_run(x + i, valid, vectors, part);
-#pragma unroll
-    for (int j = 0; j < kRun; ++j) sum = __fmaf_rn(part[j], part[j], sum);
-  });
-  return sum_over_lanes<1, 16>(sum);
-}
-
-__device__ uint32_t row_of_warp() { return blockIdx.x * kWarps + threadIdx.x / kWarp; }
-
-// row_offset() of problem.h by 32-bit divisions, which rows of a grid fit in.
-__device__ int64_t offset_of(const int64_t (&extents)[3], const int64_t (&strides)[3],
-                             uint32_t row) {
-  const auto e1 = static_cast<uint32_t>(extents[1]), e2 = static_cast<uint32_t>(extents[2]);
-  const uint32_t outer = row / e2, i2 = row - outer * e2;
-  const uint32_t i0 = outer / e1, i1 = outer - i0 * e1;
-  return i0 * strides[0] + i1 * strides[1] + i2 * strides[2];
-}
-
-template <class T>
-__global__ void __launch_bounds__(kWarps* kWarp)
-    l2norm_kernel(const __grid_constant__ L2normProblem p) {
-  const uint32_t row = row_of_warp();
+template <class T, int kRuns, bool kWhole>
+__global__ void __launch_bounds__(kThreads)
+    rms_norm_gated_kernel(const __grid_constant__ RmsNormGatedProblem p,
+                          const __grid_constant__ Rows rows) {
+  using Part = Span<T, kRuns, kWhole>;
+  constexpr int kRows = rows_of_group(2, kRuns, kWhole);
+  wait_for_kernel_before();
   const int64_t D = p.shape.K;
-  if (row >= p.shape.sequences) return;
-  const T* x = reinterpret_cast<const T*>(p.x) + offset_of(p.extents, p.x_strides, row);
-  const float factor = 1.0f / sqrtf(__fadd_rn(sum_of_squares(x, D), p.eps));
-  const bool vectors = by_runs(x, D);
+  OwnRow own[kRows];
+  const T *x_row[kRows], *z_row[kRows];
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    own[r] = own_row<kRows>(rows, r, D);
+    x_row[r] = reinterpret_cast<const T*>(p.x) + own[r].place.offset(p.x_strides);
+    z_row[r] = reinterpret_cast<const T*>(p.z) + own[r].place.offset(p.z_strides);
+  }
+  Part x[kRows], z[kRows];
+  float weight[kRuns][Part::kRun];
+  // The weight, which comes from a cache and is waited for, behind the rows.
+  const auto load = [&](int64_t at) {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      x[r].load(x_row[r], at, own[r].end);
+      z[r].load(z_row[r], at, own[r].end);
+    }
+#pragma unroll
+    for (int run = 0; run < kRuns; ++run) {
+      load_weights<Part::kRun, kWhole>(p.weight, Part::first(at, run), D, weight[run]);
+    }
+  };
+  float factor[kRows] = {};
+  int64_t at = 0;
+  for (load(0);; load(at += Part::kElements)) {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) factor[r] = x[r].add_squares(factor[r]);
+    if (Part::kIsRow || at + Part::kElements >= D) break;
+  }
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    const float mean = sum_over_lanes<1, 8>(factor[r]) / static_cast<float>(D);
+    factor[r] = norm_factor(mean, p.eps);
+  }
+  // Backwards from the span that is there.
   with_element(p.y_dtype, [&](auto element) {
     using Y = decltype(element);
-    Y* y = reinterpret_cast<Y*>(p.y) + offset_of(p.extents, p.y_strides, row);
-    const bool y_vectors = by_runs(y, D);
-    for_each_run(D, [&](int64_t i, int valid) {
-      float part[kRun];
-      load_run(x + i, valid, vectors, part);
+    for (;; load(at -= Part::kElements)) {
 #pragma unroll
-      for (int j = 0; j < kRun; ++j) part[j] = __fmul_rn(part[j], factor);
-      store_run(y + i, valid, y_vectors, part);
-    });
-  });
-}
-
-template <class T>
-__global__ void __launch_bounds__(kWarps* kWarp)
-    rms_norm_gated_kernel(const __grid_constant__ RmsNormGatedProblem p) {
-  const uint32_t row = row_of_warp();
-  const int64_t D = p.shape.K;
-  if (row >= p.shape.sequences) return;
-  const T* x = reinterpret_cast<const T*>(p.x) + offset_of(p.extents, p.x_strides, row);
-  const T* z = reinterpret_cast<const T*>(p.z) + offset_of(p.extents, p.z_strides, row);
-  const float mean = sum_of_squares(x, D) / static_cast<float>(D);
-  const float factor = 1.0f / sqrtf(__fadd_rn(mean, p.eps));
-  const bool x_vectors = by_runs(x, D), z_vectors = by_runs(z, D);
-  with_element(p.y_dtype, [&](auto element) {
-    using Y = decltype(element);
-    Y* y = reinterpret_cast<Y*>(p.y) + offset_of(p.extents, p.y_strides, row);
-    const bool y_vectors = by_runs(y, D);
-    for_each_run(D, [&](int64_t i, int valid) {
-      float part[kRun], gate[kRun];
-      load_run(x + i, valid, x_vectors, part);
-      load_run(z + i, valid, z_vectors, gate);
+      for (int r = 0; r < kRows; ++r) {
+        Y* to = reinterpret_cast<Y*>(p.y) + own[r].place.offset(p.y_strides);
 #pragma unroll
-      for (int j = 0; j < kRun; ++j) {
-        const float weight = j < valid ? load_element(p.weight.at(i + j), p.weight.dtype) : 0.0f;
-        part[j] = part[j] * factor * weight * silu(gate[j]);
+        for (int run = 0; run < kRuns; ++run) {
+          float y[Part::kRun], gate[Part::kRun];
+          x[r].get(run, y);
+          z[r].get(run, gate);
+#pragma unroll
+          for (int j = 0; j < Part::kRun; ++j) {
+            y[j] = y[j] * factor[r] * weight[run][j] * silu_to<Y>(gate[j]);
+          }
+          Part::store(to, Part::first(at, run), own[r].end, y);
+        }
       }
-      store_run(y + i, valid, y_vectors, part);
-    });
+      if (Part::kIsRow || at == 0) break;
+    }
   });
 }
 
-// 32 bits of rows: the launcher refuses a grid that has more than 2^31 blocks.
-Launch rows(int64_t count, const Stream& stream) {
-  constexpr int64_t kMostRows = int64_t{1} << 32;
-  const int64_t blocks = (count + kWarps - 1) / kWarps;
-  return {count < kMostRows ? blocks : INT64_MAX, kWarps * kWarp, 0, stream.stream};
+// Whether runs of `run` elements of all rows are aligned to their bytes, or to 16.
+bool aligned(const std::byte* data, DType dtype, const int64_t (&strides)[3], int run) {
+  const int64_t bytes = std::min<int64_t>(16, run * size_of(dtype));
+  return is_aligned(data, bytes) && std::all_of(strides, strides + 3, [&](int64_t stride) {
+           return stride * size_of(dtype) % bytes == 0;
+         });
+}
+
+// Calls run(runs of a lane, whole).
+template <class T, class Run>
+Status with_span(int64_t D, bool whole, const Run& run) {
+  const int64_t runs = (D + kLanes * Vector16<T>::kCount - 1) / (kLanes * Vector16<T>::kCount);
+  if (!whole) return run(std::integral_constant<int, 1>(), std::false_type());
+  if (runs == 1) return run(std::integral_constant<int, 1>(), std::true_type());
+  if (runs == 2) return run(std::integral_constant<int, 2>(), std::true_type());
+  return run(std::integral_constant<int, kMostRuns>(), std::true_type());
+}
+
+template <class Problem>
+Status launch_rows(void (*kernel)(Problem, Rows), int rows_of_group, const Problem& problem,
+                   const Device& device, const Stream& stream) {
+  const int64_t count = problem.shape.sequences;
+  const int64_t rows_of_block = int64_t{kGroups} * rows_of_group;
+  // More rows than 32 bits count are more blocks than launch() takes.
+  const int64_t blocks = count <= UINT32_MAX ? (count + rows_of_block - 1) / rows_of_block : count;
+  return launch(kernel, {blocks, kThreads, 0, stream.stream, starts_early(device)}, problem,
+                Rows(count, problem.extents));
 }
 
 }  // namespace
 
-Status l2norm(const L2normProblem& problem, const Stream& stream) {
+Status l2norm(const L2normProblem& problem, const Device& device, const Stream& stream) {
   return with_element(problem.x_dtype, [&](auto element) {
-    return launch(&l2norm_kernel<decltype(element)>, rows(problem.shape.sequences, stream),
-                  problem);
+    using T = decltype(element);
+    constexpr int kRun = Vector16<T>::kCount;
+    const bool whole = problem.shape.K % kRun == 0 &&
+                       aligned(problem.x, problem.x_dtype, problem.x_strides, kRun) &&
+                       aligned(problem.y, problem.y_dtype, problem.y_strides, kRun);
+    return with_span<T>(problem.shape.K, whole, [&](auto runs, auto is_whole) {
+      return launch_rows(&l2norm_kernel<T, runs(), is_whole()>,
+                         rows_of_group(1, runs(), is_whole()), problem, device, stream);
+    });
   });
 }
 
-Status rms_norm_gated(const RmsNormGatedProblem& problem, const Stream& stream) {
+Status rms_norm_gated(const RmsNormGatedProblem& problem, const Device& device,
+                      const Stream& stream) {
   return with_element(problem.dtype, [&](auto element) {
-    return launch(&rms_norm_gated_kernel<decltype(element)>, rows(problem.shape.sequences, stream),
-                  problem);
+    using T = decltype(element);
+    constexpr int kRun = Vector16<T>::kCount;
+    const bool whole = problem.shape.K % kRun == 0 && problem.weight.stride == 1 &&
+                       aligned(problem.x, problem.dtype, problem.x_strides, kRun) &&
+                       aligned(problem.z, problem.dtype, problem.z_strides, kRun) &&
+                       aligned(problem.y, problem.y_dtype, problem.y_strides, kRun) &&
+                       is_aligned(problem.weight.data,
+                                  std::min<int64_t>(16, kRun * size_of(problem.weight.dtype)));
+    return with_span<T>(problem.shape.K, whole, [&](auto runs, auto is_whole) {
+      return launch_rows(&rms_norm_gated_kernel<T, runs(), is_whole()>,
+                         rows_of_group(2, runs(), is_whole()), problem, device, stream);
+    });
   });
 }
 

@@ -175,6 +175,37 @@ TEST_P(CausalConv1d, AgreesWithTheReference) {
 INSTANTIATE_TEST_SUITE_P(Draws, CausalConv1d, testing::ValuesIn(drawn_cases()),
                          [](const auto& p) { return std::to_string(p.param.c.seed); });
 
+// Whole vectors of aligned channels, which kernels take together: every width, either layout of the
+// states, all that may be stored of them.
+TEST(CausalConv1dAligned, EveryWidthAndLayoutAgreesWithTheReference) {
+  uint64_t seed = 300;
+  for (int64_t W = 1; W <= 8; ++W) {
+    for (Indices indices : {Indices::kNone, Indices::kPool32, Indices::kPerToken,
+                            Indices::kAccepted, Indices::kOneSlot}) {
+      for (bool channels_last : {false, true}) {
+        const bool whole = indices == Indices::kNone || indices == Indices::kPool32;
+        Case c;
+        c.op = verify::Operator::kCausalConv1d;
+        c.lengths = whole ? std::vector<int64_t>{1, 70, 0, 130, 3} : std::vector<int64_t>{1, 4, 2};
+        c.D = 68;
+        c.W = W;
+        c.spare = indices == Indices::kOneSlot ? 3 : channels_last && seed % 4 == 1 ? 2 : 0;
+        c.channels_last = channels_last;
+        c.indices = indices;
+        c.states = seed / 2 % 2 == 0 ? States::kInPlace : States::kSeparate;
+        c.dtype = static_cast<DType>(seed / 2 % 3);
+        c.state = c.final_state = static_cast<DType>(seed / 3 % 3);
+        c.weight = static_cast<DType>(seed / 5 % 3);
+        c.bias = seed % 3 == 0;
+        c.silu = seed % 5 < 3;
+        c.seed = seed++;
+        ASSERT_TRUE(valid(c).ok()) << to_string(c);
+        expect_case(c);
+      }
+    }
+  }
+}
+
 // The formula by hand: W 2, no state, then the state it left.
 TEST(CausalConv1dByHand, TwoTapsAndTheirState) {
   for_each_kernel([](Context& context) {

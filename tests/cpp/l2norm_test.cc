@@ -72,5 +72,28 @@ TEST(L2norm, AgreesForAnyAxesAndStrides) {
                 1e-6);
 }
 
+TEST(L2norm, AlignmentChangesNoBit) {
+  uint64_t seed = 60;
+  for (DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    for (int64_t D : {64, 128, 256, 512, 1024}) {
+      const std::vector<int64_t> shape = {70, D};
+      const Tensor x = random_rows(dtype, shape, {}, seed);
+      const Tensor shifted = random_rows(dtype, shape, {{D + 3, 1}, 1}, seed++);
+      for_each_kernel([&](Context& context) {
+        SCOPED_TRACE(testing::Message() << name_of(dtype) << " D " << D);
+        const Tensor y(dtype, shape), z(dtype, shape, {{D + 5, 1}, 3});
+        L2normArgs args;
+        args.x = x.view();
+        args.y = y.view();
+        expect_ok(l2norm(context, args));
+        args.x = shifted.view();
+        args.y = z.view();
+        expect_ok(l2norm(context, args));
+        for (int64_t i = 0; i < y.size(); ++i) ASSERT_TRUE(y.same_bits(i, z, i)) << i;
+      });
+    }
+  }
+}
+
 }  // namespace
 }  // namespace gdn::tests

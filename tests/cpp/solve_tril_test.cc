@@ -160,6 +160,31 @@ TEST(SolveTril, ResidualIsOfOrderOfRoundingForExactAndLargeBeforeNeumannConverge
   });
 }
 
+TEST(SolveTril, AlignmentChangesNoBit) {
+  for (DType dtype : {DType::kF32, DType::kBF16}) {
+    for (int64_t n : {8, 32, 48, 64}) {
+      const std::vector<int64_t> shape = {3, n, n};
+      const Placement gaps = {{n * (n + 3) + 5, n + 3, 1}, 1};
+      const Tensor lower = system_of(dtype, shape, {}, false, 95);
+      const Tensor shifted = system_of(dtype, shape, gaps, false, 95);
+      for_each_kernel([&](Context& context) {
+        SCOPED_TRACE(testing::Message() << name_of(dtype) << " n " << n);
+        const Tensor aligned(dtype, shape), unaligned(dtype, shape, gaps);
+        SolveTrilArgs args;
+        args.lower = lower.view();
+        args.inverse = aligned.view();
+        expect_ok(solve_tril(context, args));
+        args.lower = shifted.view();
+        args.inverse = unaligned.view();
+        expect_ok(solve_tril(context, args));
+        for (int64_t i = 0; i < aligned.size(); ++i) {
+          ASSERT_TRUE(aligned.same_bits(i, unaligned, i)) << i;
+        }
+      });
+    }
+  }
+}
+
 TEST(SolveTril, NaNStaysInItsMatrix) {
   const std::vector<int64_t> shape = {3, 32, 32};
   Tensor lower = system_of(DType::kF32, shape, {}, false, 90);
