@@ -95,31 +95,29 @@ int64_t heads_together(const Shape& shape, int64_t parts, int workers, int64_t s
   return together;
 }
 
-// A recurrent or replay task is a part of a q/k head where sequences and heads are few, else as
-// many q/k heads of a sequence as leave it this number of tasks, and the workers theirs: a slot is
-// one long walk through memory, and the prefetches that run ahead of it fetch, at the end of a
-// task, what the next one wants, or another worker is writing; and the tokens of a task's heads are
-// prepared at once. With whole sequences the last worker would be alone for half of one.
+// In time for a task of the split: when the last of the workers ends.
+int64_t end_of(int64_t tasks, int workers) { return (tasks + workers - 1) / workers; }
+
+// A recurrent task is a part of a q/k head where sequences and heads are few, else a q/k head. In
+// decode the number of tasks is halved while a sequence keeps four, the workers theirs, and the
+// last of them does not end later: a slot is one long walk through memory, and the prefetches that
+// run ahead of it fetch, at the end of a task, what the next one wants, or another worker is
+// writing; and the tokens of a task's heads are prepared at once. With whole sequences the last
+// worker would be alone for half of one. Over several tokens there is little of that to gain, and
+// sequences of other lengths to balance.
 constexpr int64_t kTasksPerSequence = 4;
 
-int64_t step_tasks(const Shape& shape, int64_t parts, int workers) {
-  int64_t of_sequence = shape.heads * parts;
-  while (parts == 1 && of_sequence % 2 == 0 && of_sequence / 2 >= kTasksPerSequence &&
-         keep_workers_busy(shape.sequences * of_sequence / 2, workers)) {
-    of_sequence /= 2;
+int64_t recurrent_tasks(const Shape& shape, int64_t parts, int workers) {
+  int64_t tasks = shape.sequences * shape.heads * parts;
+  if (parts > 1 || shape.max_length != 1) return tasks;
+  for (int64_t together = 2;
+       shape.heads % together == 0 && shape.heads / together >= kTasksPerSequence &&
+       keep_workers_busy(tasks / 2, workers) &&
+       2 * end_of(tasks / 2, workers) <= end_of(tasks, workers);
+       together *= 2) {
+    tasks /= 2;
   }
-  return shape.sequences * of_sequence;
-}
-
-// Runs body(tasks of the split, worker) for all of them, split.together to a task.
-template <class Body>
-void for_each_step(const Call& call, const Split& split, const Body& body) {
-  const int workers = call.context.executor == nullptr ? 1 : call.context.executor->max_workers();
-  call.for_each_task([&](int64_t task, int worker) {
-    const cpu::FlushDenormals mode;
-    const bool more = !TaskRanges::ends_range(task, call.plan.tasks, workers);
-    body(SplitTasks{task * split.together, (task + 1) * split.together, more}, worker);
-  });
+  return tasks;
 }
 
 // Elements of an elementwise operator that are worth a task.
@@ -181,14 +179,14 @@ Status plan_cpu(const Shape& shape, const PlanRequest& request, Plan* plan) {
     }
     case Op::kRecurrent:
       plan->parts = parts_for(shape, request.workers);
-      plan->tasks = step_tasks(shape, plan->parts, request.workers);
+      plan->tasks = recurrent_tasks(shape, plan->parts, request.workers);
       plan->workspace_bytes_per_worker = kernels->recurrent_scratch(shape, split_of(shape, *plan));
       break;
     case Op::kReplayVerify:
     case Op::kReplayCommit:
       // One part: the records of a q/k head are read by all its value heads before they are
       // replaced.
-      plan->tasks = step_tasks(shape, plan->parts, request.workers);
+      plan->tasks = shape.sequences * shape.heads;
       plan->workspace_bytes_per_worker = kernels->replay_scratch(shape, split_of(shape, *plan));
       break;
     case Op::kGating:
@@ -228,7 +226,11 @@ Status run_chunk(const Call& call, const DeltaRuleProblem& problem) {
 Status run_recurrent(const Call& call, const DeltaRuleProblem& problem) {
   const Split split = split_of(problem.shape, call.plan);
   const Kernels& kernels = kernels_of(call.plan);
-  for_each_step(call, split, [&](const SplitTasks& tasks, int worker) {
+  const int workers = call.context.executor == nullptr ? 1 : call.context.executor->max_workers();
+  call.for_each_task([&](int64_t task, int worker) {
+    const cpu::FlushDenormals mode;
+    const bool more = !TaskRanges::ends_range(task, call.plan.tasks, workers);
+    const SplitTasks tasks = {task * split.together, (task + 1) * split.together, more};
     kernels.recurrent(problem, split, tasks, call.worker_workspace(worker));
   });
   zero_tail(problem.out, problem.sequences, problem.shape);
@@ -238,10 +240,9 @@ Status run_recurrent(const Call& call, const DeltaRuleProblem& problem) {
 Status run_replay(const Call& call, const ReplayProblem& problem) {
   const Split split = split_of(problem.shape, call.plan);
   const Kernels& kernels = kernels_of(call.plan);
-  for_each_step(call, split, [&](const SplitTasks& tasks, int worker) {
-    for (int64_t task = tasks.begin; task < tasks.end; ++task) {
-      kernels.replay(problem, split, task, call.worker_workspace(worker));
-    }
+  call.for_each_task([&](int64_t task, int worker) {
+    const cpu::FlushDenormals mode;
+    kernels.replay(problem, split, task, call.worker_workspace(worker));
   });
   if (problem.verifies()) zero_tail(problem.out, problem.sequences, problem.shape);
   return {};

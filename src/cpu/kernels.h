@@ -33,9 +33,10 @@ struct Split {
   int64_t group = 1;  // HV / H
   int64_t V = 1;
   int64_t parts = 1;
-  // Tasks of this split that are one of the executor's. More than one are q/k heads, which a chunk
-  // kernel may take side by side, chunk by chunk: rows of their tokens are on the same pages of
-  // memory, which are then looked up once for all of them.
+  // Tasks of this split that are one of the executor's. More than one are q/k heads of a sequence.
+  // A chunk kernel may take them side by side, chunk by chunk: rows of their tokens are on the same
+  // pages of memory, which are then looked up once for all of them. Decode prepares their tokens at
+  // once, and its prefetches run on from one to the next.
   int64_t together = 1;
 
   struct Task {

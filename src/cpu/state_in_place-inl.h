@@ -74,8 +74,8 @@ struct InPlaceDots {
   void prepare(int64_t, const Token&) {}
   void step(const StateShape& shape, const StateBlock& from, const StateBlock& to,
             const Token& token, const TokenColumns& columns, int64_t width, int64_t, int64_t) {
-    const bool whole = shape.rows() && from.dtype == DType::kF32 && to.data == from.data &&
-                       from.stride == shape.K && width % kDotRows == 0;
+    const bool whole = shape.rows() && from.dtype == DType::kF32 && to.dtype == DType::kF32 &&
+                       to.data == from.data && from.stride == shape.K && width % kDotRows == 0;
     if (whole && shape.K == 128) return step_in_place<128>(from, token, columns, width);
     if (whole && shape.K == 64) return step_in_place<64>(from, token, columns, width);
     gdn::cpu::GDN_ISA::step(shape, from, to, token, columns, width);

@@ -123,8 +123,8 @@ class TileDots {
   void step(const StateShape& state, const StateBlock& from, const StateBlock& to,
             const Token& token, const TokenColumns& columns, int64_t width, int64_t operand,
             int64_t next_operand) {
-    if (from.dtype != DType::kBF16) {
-      gdn::cpu::GDN_ISA::step(state, from, to, token, columns, width);
+    if (from.dtype != DType::kBF16) {  // the running state of several tokens
+      InPlaceDots().step(state, from, to, token, columns, width, operand, next_operand);
       return;
     }
     start(operand, from, width);

@@ -1,6 +1,6 @@
-// AMX's tiles for prefill in bfloat16 and for decode of bfloat16 states, and decode with prefetches
-// for the processors that have them: Sapphire Rapids and later. Everything else is the AVX-512
-// kernels', which they have too.
+// AMX's tiles for prefill in bfloat16 and for decode of bfloat16 states; for the processors that
+// have them, Sapphire Rapids and later, decode with prefetches, and of float32 states in place with
+// dot products beside the update. Everything else is the AVX-512 kernels', which they have too.
 #if defined(__x86_64__)
 #define GDN_ISA amx_bf16
 #define GDN_HWY_TARGET HWY_AVX3

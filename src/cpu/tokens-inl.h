@@ -41,7 +41,8 @@ HWY_INLINE float dot(const float* a, const float* b, int64_t n) {
   return hn::GetLane(hn::SumOfLanes(d, sum));
 }
 
-// K elements as floats, l2-normalised when asked, zeros up to padded(K).
+// K elements as floats, l2-normalised when asked, zeros up to padded(K). NaNs go through
+// with_plain_nan(): which of two an update takes is the compiler's choice, another in every loop.
 template <class Problem>
 HWY_INLINE void load_head(const Problem& problem, const TokenTensor& from, const Sequence& sequence,
                           int64_t t, int64_t head, float* to) {
@@ -53,6 +54,9 @@ HWY_INLINE void load_head(const Problem& problem, const TokenTensor& from, const
     scale_row(to, K, inverse_norm(to, K, problem.l2norm_eps), to);
   }
   std::fill(to + K, to + padded(K), 0.0f);
+  for (int64_t i = 0; i < padded(K); i += kLanes) {
+    store(with_plain_nan(F32(), load(to + i)), to + i);
+  }
 }
 
 // Columns [begin, end) of a value head.

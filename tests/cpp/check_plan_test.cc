@@ -1,6 +1,7 @@
 // What plan() says of a shape that no argument struct stands behind, and of a context.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -67,14 +68,15 @@ TEST(CheckPlan, WithoutANameTheFirstSupportedKernelIsTakenAndNoneThatIsEmulated)
   }
 }
 
+struct Workers : Executor {
+  explicit Workers(int count) : workers(count) {}
+  int max_workers() const override { return workers; }
+  void run(int64_t, Task, void*) override {}
+  int workers;
+};
+
 // A part repeats what its heads share, so that there are as many as end first.
 TEST(CheckPlan, FewHeadsAreSplitAsFarAsItPays) {
-  struct Workers : Executor {
-    explicit Workers(int count) : workers(count) {}
-    int max_workers() const override { return workers; }
-    void run(int64_t, Task, void*) override {}
-    int workers;
-  };
   Shape shape;
   shape.sequences = 1;
   shape.tokens = shape.max_length = 8192;
@@ -99,6 +101,53 @@ TEST(CheckPlan, FewHeadsAreSplitAsFarAsItPays) {
   shape.heads = 16;
   shape.value_heads = 32;
   EXPECT_EQ(parts_on(2), 1);
+}
+
+// Whole heads of a sequence each, as many as leave every worker its tasks and end no later than
+// single heads.
+TEST(CheckPlan, ADecodeTaskTakesSeveralHeadsWhereNobodyWaitsForIt) {
+  for (int64_t sequences : {0, 1, 3, 64}) {
+    for (int64_t heads : {1, 3, 6, 16, 64}) {
+      for (int count : {1, 2, 3, 12, 1000}) {
+        SCOPED_TRACE(testing::Message() << sequences << ", " << heads << ", " << count);
+        Workers workers(count);
+        Shape shape;
+        shape.sequences = shape.tokens = sequences;
+        shape.max_length = 1;
+        shape.heads = shape.value_heads = heads;
+        const auto planned = [&](Op op) {
+          shape.op = op;
+          Plan plan;
+          EXPECT_TRUE(gdn::plan(Context{.executor = &workers}, shape, &plan).ok());
+          return plan;
+        };
+        const int64_t all = sequences * heads;
+        EXPECT_EQ(planned(Op::kReplayVerify).tasks, all);
+        const Plan decode = planned(Op::kRecurrent);
+        shape.tokens = 2 * sequences;
+        shape.max_length = 2;
+        const Plan longer = planned(Op::kRecurrent);
+        EXPECT_EQ(longer.parts, decode.parts);
+        EXPECT_EQ(longer.tasks, all * longer.parts);
+        if (all == 0 || decode.parts > 1) {
+          EXPECT_EQ(decode.tasks, all * decode.parts);
+          continue;
+        }
+        ASSERT_GT(decode.tasks, 0);
+        ASSERT_EQ(all % decode.tasks, 0);
+        const int64_t together = all / decode.tasks;
+        EXPECT_EQ(heads % together, 0);
+        if (count > 1) {
+          EXPECT_GE(decode.tasks, std::min<int64_t>(all, 4 * count));
+        }
+        const auto rounds = [&](int64_t tasks) { return (tasks + count - 1) / count; };
+        EXPECT_LE(together * rounds(decode.tasks), rounds(all));
+        if (heads == 16 && count <= 2) {
+          EXPECT_EQ(together, sequences > 1 || count == 1 ? 4 : 2);
+        }
+      }
+    }
+  }
 }
 
 TEST(CheckPlan, NowhereToPutThePlan) {
