@@ -3,8 +3,10 @@
 // GPU copies in the same run. Prints a table and writes JSON.
 //
 //   gdn_cuda_benchmark [--json FILE] [--ops decode,verify,elementwise,prefill] [--case TEXT]
+//   [--rows]
 //
-// With --case only rows in whose name TEXT occurs.
+// With --case only rows in whose name TEXT occurs. With --rows prefill has sequences of one length
+// as rows of a batch, not in a pack with cu_seqlens.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -192,6 +194,7 @@ class Bench {
   Context& context() { return context_; }
   std::vector<Row> rows;
   std::string only;
+  bool rows_of_a_batch = false;
 
  private:
   cudaStream_t stream_ = nullptr;
@@ -300,14 +303,16 @@ void bench_prefill(Bench* bench, const std::vector<int64_t>& lengths, int64_t H,
   std::vector<ChunkArgs> args;
   for (int64_t i = 0; i < sets; ++i) {
     ChunkArgs a(StateLayout::kVK);
-    set_tokens(&tensors, h, 1, tokens, &a);
+    const bool rows = bench->rows_of_a_batch && tokens == N * lengths[0];
+    const int64_t B = rows ? N : 1, T = tokens / B;
+    set_tokens(&tensors, h, B, T, &a);
     if (io != DType::kBF16) {
-      a.q = tensors.make(io, {1, tokens, h.H, h.K}, 0, 1);
-      a.k = tensors.make(io, {1, tokens, h.H, h.K}, 0, 1);
-      a.v = tensors.make(io, {1, tokens, h.HV, h.V}, 0, 1);
-      a.out = tensors.make(io, {1, tokens, h.HV, h.V}, 0, 0);
+      a.q = tensors.make(io, {B, T, h.H, h.K}, 0, 1);
+      a.k = tensors.make(io, {B, T, h.H, h.K}, 0, 1);
+      a.v = tensors.make(io, {B, T, h.HV, h.V}, 0, 1);
+      a.out = tensors.make(io, {B, T, h.HV, h.V}, 0, 0);
     }
-    a.cu_seqlens = tensors.make(cu, {N + 1});
+    if (!rows) a.cu_seqlens = tensors.make(cu, {N + 1});
     a.initial_state = tensors.make(DType::kF32, {N, h.HV, h.V, h.K}, 0, 0.1f);
     a.final_state = tensors.make(DType::kF32, {N, h.HV, h.V, h.K}, 0, 0);
     args.push_back(a);
@@ -428,9 +433,10 @@ void bench_prefills(Bench* bench) {
   bench_prefill(bench, {8192}, 16, 32, DType::kF32);
 }
 
-void run(const std::string& ops, const std::string& only, const std::string& json) {
+void run(const std::string& ops, const std::string& only, bool rows, const std::string& json) {
   Bench bench;
   bench.only = only;
+  bench.rows_of_a_batch = rows;
   bench.warm_up();
   cudaDeviceProp properties;
   require(cudaGetDeviceProperties(&properties, 0));
@@ -476,6 +482,7 @@ void run(const std::string& ops, const std::string& only, const std::string& jso
 
 int main(int argc, char** argv) {
   std::string ops = "decode,verify,elementwise,prefill", only, json;
+  bool rows = false;
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "--json") == 0 && i + 1 < argc) {
       json = argv[++i];
@@ -483,16 +490,18 @@ int main(int argc, char** argv) {
       only = argv[++i];
     } else if (std::strcmp(argv[i], "--ops") == 0 && i + 1 < argc) {
       ops = argv[++i];
+    } else if (std::strcmp(argv[i], "--rows") == 0) {
+      rows = true;
     } else {
       std::fprintf(stderr,
                    "gdn_cuda_benchmark [--json FILE] [--ops decode,verify,elementwise,prefill] "
-                   "[--case TEXT]\n");
+                   "[--case TEXT] [--rows]\n");
       return 2;
     }
   }
   try {
     if (!install_cuda().ok()) return 1;
-    run(ops, only, json);
+    run(ops, only, rows, json);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "gdn_cuda_benchmark: %s\n", error.what());
     return 1;

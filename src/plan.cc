@@ -119,6 +119,7 @@ std::string to_string(const Plan& plan) {
   if (plan.segment_tokens > 0) {
     text += ", segments of " + std::to_string(plan.first_segment_tokens) + " and then " +
             std::to_string(plan.segment_tokens) + " tokens";
+    if (plan.segments_walked_once) text += " walked once";
   }
   text += " on " + std::to_string(plan.workers) + (plan.workers == 1 ? " worker" : " workers") +
           ", " + std::to_string(plan.workspace_bytes) + " bytes of workspace";

@@ -198,6 +198,7 @@ int run(const Options& o) {
     out["parts"] = plan.parts;
     out["first_segment_tokens"] = plan.first_segment_tokens;
     out["segment_tokens"] = plan.segment_tokens;
+    out["segments_walked_once"] = plan.segments_walked_once;
     out["tasks"] = plan.tasks;
     out["workers"] = plan.workers;
     out["workspace_bytes_per_worker"] = plan.workspace_bytes_per_worker;
@@ -216,6 +217,7 @@ int run(const Options& o) {
   table.add({"parts", std::to_string(plan.parts)});
   table.add({"first segment tokens", std::to_string(plan.first_segment_tokens)});
   table.add({"segment tokens", std::to_string(plan.segment_tokens)});
+  table.add({"segments walked once", plan.segments_walked_once ? "yes" : "no"});
   table.add({"tasks", std::to_string(plan.tasks)});
   table.add({"workers", std::to_string(plan.workers)});
   table.add({"workspace bytes per worker", std::to_string(plan.workspace_bytes_per_worker)});

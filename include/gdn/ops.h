@@ -261,7 +261,9 @@ enum class SolveMethod : uint8_t {
              // explode where keys are alike, and no fused kernel uses it.
 };
 
-// The inverse of unit lower triangular matrices. Only the strictly lower part of `lower` is read.
+// The inverse of unit lower triangular matrices. Only the strictly lower part of `lower` counts;
+// the rest may hold anything. With an element there that is not finite, any below the diagonal of
+// that matrix's inverse may be NaN.
 struct SolveTrilArgs {
   TensorView lower;     // float [...,n,n], 2 to 5 axes, n from 1 to 256
   TensorView inverse;   // dtype of lower, same shape; written, zeros above the diagonal

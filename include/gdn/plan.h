@@ -64,6 +64,9 @@ struct Plan {
   // sequence has if it is longer than the first. 0: sequences are not split. (Nor are they in a
   // call that stores the state after every token, which a Shape does not tell.)
   int64_t first_segment_tokens = 0, segment_tokens = 0;
+  // Whether what comes behind the first is walked once, and its outputs completed; else twice. (A
+  // call with checkpoints has the segments that it would have if there were no such way.)
+  bool segments_walked_once = false;
   int64_t tasks = 0;
   int workers = 1;
   size_t workspace_bytes_per_worker = 0;

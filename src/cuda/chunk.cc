@@ -34,7 +34,7 @@ Status chunk_tensor_cores(const DeltaRuleProblem& problem, const Device& device,
   return status;
 }
 
-sm90::Layout chunk_sm90_layout(const Shape& shape, const Device& device) {
+sm90::Layout chunk_sm90_layout(const Shape& shape, const Device& device, bool checkpoints) {
   sm90::Layout layout;
   // As many chunks to a part as a buffer holds. Fewer would hide more of the preparation behind the
   // walk, but the two slow each other down, and a part costs some 10 microseconds.
@@ -44,22 +44,26 @@ sm90::Layout chunk_sm90_layout(const Shape& shape, const Device& device) {
   };
   layout.parts = {chunks,
                   std::clamp<int64_t>(sm90_record_bytes / records(1).part_bytes(), 1, chunks)};
-  layout.segments = sm90::choose_segments(shape, device, layout.parts.of_one);
+  layout.segments = sm90::choose_segments(shape, device, layout.parts, checkpoints);
   // Where sequences are split by themselves alone, no part may cut them.
   if (layout.segments.split() && shape.context_split == ContextSplit::kFixed) {
     layout.parts.of_one = chunks;
   }
   layout.records = records(layout.parts.of_one);
-  layout.boundaries = {layout.segments.boundaries(layout.parts.of_one), shape.value_heads, shape.K,
-                       shape.V, layout.records.bytes(layout.parts)};
+  const bool once = layout.segments.once;  // one boundary, of one sequence
+  layout.boundaries = {once ? 1 : layout.segments.boundaries(layout.parts.of_one),
+                       shape.value_heads, shape.K, shape.V, layout.records.bytes(layout.parts)};
+  layout.partials = {once ? layout.segments.length : 0, shape.value_heads, shape.K, shape.V,
+                     layout.boundaries.offset + layout.boundaries.bytes()};
   layout.beside = sm90::choose_beside(shape, device, layout.parts, layout.segments);
-  layout.beside.offset = layout.boundaries.offset + layout.boundaries.bytes();
+  layout.beside.offset = layout.partials.offset + layout.partials.bytes();
   return layout;
 }
 
 Status chunk_sm90(const DeltaRuleProblem& problem, const Device& device, std::byte* workspace,
                   const Stream& stream) {
-  const sm90::Layout layout = chunk_sm90_layout(problem.shape, device);
+  const sm90::Layout layout =
+      chunk_sm90_layout(problem.shape, device, problem.checkpoint_every > 0);
   const sm90::Parts& parts = layout.parts;
   const sm90::TokenMaps maps = sm90::token_maps(problem);
   Status status;
@@ -71,11 +75,16 @@ Status chunk_sm90(const DeltaRuleProblem& problem, const Device& device, std::by
       return sm90::walk(problem, maps, layout, part, pass, workspace, stream);
     };
     status = sm90::prepare(problem, device, layout.records, layout.beside, part, workspace, stream);
+    if (layout.segments.once) {
+      if (status.ok()) status = walk(sm90::Pass::kOnce);
+      if (status.ok()) status = sm90::complete(problem, maps, layout, workspace, stream);
+      continue;
+    }
     if (status.ok()) status = walk(sm90::Pass::kFirst);
     if (!layout.segments.split()) continue;
-    if (status.ok()) status = walk(sm90::Pass::kBefore);
+    if (status.ok()) status = walk(sm90::Pass::kApart);
     if (status.ok()) status = sm90::fold(problem, device, layout, part, workspace, stream);
-    if (status.ok()) status = walk(sm90::Pass::kAfter);
+    if (status.ok()) status = walk(sm90::Pass::kAgain);
   }
   return status;
 }

@@ -21,9 +21,11 @@ constexpr int kTeams = 4, kMostHeadsAtOnce = 4;
 // other: so few that there are no more items than teams, and no fewer. They change no bit.
 int64_t choose_heads_at_once(int64_t records, int64_t group, int64_t teams);
 
-// From how many records a multiprocessor on the preparation runs beside the walk: with fewer the
-// first are done not much before the last. Tests set it lower.
+// From how many records a multiprocessor on blocks of the preparation stay: with fewer the first
+// are done not much before the last. Tests set it lower.
 extern std::atomic<int64_t> beside_least_records;
+// Whether anything may be beside the walk, for tests.
+extern std::atomic<bool> beside_allowed;
 
 Beside choose_beside(const Shape& shape, const Device& device, const Parts& parts,
                      const Segments& segments);

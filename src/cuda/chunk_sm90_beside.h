@@ -1,5 +1,6 @@
-// The preparation beside the recurrence: blocks that stay on some of the multiprocessors while the
-// recurrence walks on others, and a flag in the workspace for each item that is prepared.
+// The preparation beside the recurrence: a flag in the workspace for each item that is prepared, so
+// that the recurrence begins before all are; and of a long call blocks that stay on some of the
+// multiprocessors while the recurrence walks on others.
 #pragma once
 
 #include <cstddef>
@@ -11,14 +12,14 @@ namespace gdn::cuda::sm90 {
 
 // An item is a chunk and some value heads of a q/k head.
 struct Beside {
-  int blocks = 0;         // of the preparation, a multiprocessor each; 0: it runs before the walk
+  int blocks = 0;         // of the preparation that stay, a multiprocessor each; 0: one an item
   int heads_at_once = 1;  // value heads of an item
   int parts = 1;          // items of a q/k head's chunk
   int64_t heads = 1;      // q/k heads
-  int64_t chunks = 0;     // of the call
+  int64_t chunks = 0;     // of the call; 0: the preparation runs before the walk, without flags
   int64_t offset = 0;     // bytes of the workspace before the flags
 
-  GDN_HOST_DEVICE bool here() const { return blocks > 0; }
+  GDN_HOST_DEVICE bool here() const { return chunks > 0; }
   GDN_HOST_DEVICE int64_t items(int64_t of_chunks) const { return of_chunks * heads * parts; }
   // That has a value head, by its number in the group of a q/k head. The group's first has the
   // keys.

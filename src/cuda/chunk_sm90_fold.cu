@@ -45,10 +45,13 @@ __global__ void __launch_bounds__(kQuarters* K)
 #pragma unroll
     for (int i = 0; i < kQuarter; ++i) next[i] = from[i * K];
   };
-  // The thread's share of a boundary's state, which is N of the segment before until it is joined.
-  const auto share_of = [&](int64_t segment) {
-    return layout.boundaries.state(workspace, boundary + segment - 1, head) +
-           (row + quarter * kShare) * K + column;
+  // The thread's share of the state that a segment begins with, and of N.
+  const int64_t share_offset = (row + quarter * kShare) * K + column;
+  const auto state_of = [&](int64_t segment) {
+    return layout.boundaries.state(workspace, boundary + segment - 1, head) + share_offset;
+  };
+  const auto from_zero_of = [&](int64_t segment) {
+    return layout.boundaries.from_zero(workspace, boundary + segment - 1, head) + share_offset;
   };
   const auto put = [&](const float(&share)[kShare]) {
 #pragma unroll
@@ -57,19 +60,19 @@ __global__ void __launch_bounds__(kQuarters* K)
     }
   };
   float share[kShare];
-  fetch(2);
+  fetch(1);
 #pragma unroll
-  for (int r = 0; r < kShare; ++r) share[r] = share_of(1)[r * K];
+  for (int r = 0; r < kShare; ++r) share[r] = state_of(1)[r * K];
   put(share);
   __syncthreads();
 #pragma unroll 1
-  for (int64_t segment = 2; segment <= last; ++segment) {
+  for (int64_t segment = 1; segment < last; ++segment) {
     float M[kQuarter], sums[kRows] = {};
 #pragma unroll
     for (int i = 0; i < kQuarter; ++i) M[i] = next[i];
-    if (segment < last) fetch(segment + 1);
+    if (segment + 1 < last) fetch(segment + 1);
 #pragma unroll
-    for (int r = 0; r < kShare; ++r) share[r] = share_of(segment)[r * K];
+    for (int r = 0; r < kShare; ++r) share[r] = from_zero_of(segment)[r * K];
 #pragma unroll
     for (int i = 0; i < kQuarter; ++i) {
       const float* state = m.state[quarter * kQuarter + i];
@@ -85,7 +88,7 @@ __global__ void __launch_bounds__(kQuarters* K)
       for (int q = 0; q < kQuarters; ++q) {
         share[r] = __fadd_rn(share[r], m.sums[q][quarter * kShare + r][column]);
       }
-      share_of(segment)[r * K] = share[r];
+      state_of(segment + 1)[r * K] = share[r];
     }
     put(share);
     __syncthreads();

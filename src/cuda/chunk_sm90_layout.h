@@ -14,7 +14,8 @@ struct Layout {
   Records records;
   Segments segments;
   Boundaries boundaries;  // behind the records
-  Beside beside;          // its flags behind these
+  Partials partials;      // behind these
+  Beside beside;          // its flags behind those
 
   int64_t bytes() const { return beside.offset + beside.bytes(); }
 };

@@ -58,6 +58,8 @@ struct Cluster {
 // What a block works on.
 struct Block {
   Walk walk;
+  bool outputs;
+  std::byte* partial;  // where outputs of the first chunk go if not to the tensor
   Sequence s;
   int qk_head, value_head, v0;  // v0: the first column, of V or of a transition's rows
   int64_t number;               // of the sequence's first chunk, in the numbering of records
@@ -151,7 +153,7 @@ __device__ void load_tokens(Shared<K>& m, const DeltaRuleProblem& p, const Token
   Cursor<Shared<K>::kTokenStages> at;
   const Cluster cluster;
   // Values of a transition are zeros that are there already.
-  const bool queries = block.walk == Walk::kOutputs, values = block.walk != Walk::kTransition;
+  const bool queries = block.outputs, values = block.walk != Walk::kTransition;
   const int tiles = Stage::kRowTiles * (queries ? 2 : 1) + (values ? 1 : 0);
 #pragma unroll 1
   for (int64_t c = block.begin; c < block.end; ++c, at.advance()) {
@@ -273,7 +275,7 @@ __device__ void load_records(Shared<K>& m, const Records& records, const Beside&
                              const Part& part, std::byte* workspace, const Block& block) {
   using Kind = LaneCopy::Kind;
   using S = Shared<K>;
-  const bool outputs = block.walk == Walk::kOutputs;
+  const bool outputs = block.outputs;
   const int64_t number = block.number + block.begin;
   LaneCopy copy =
       copy_of_lane<K>(records, records.head(workspace, part, number, block.value_head),
@@ -327,25 +329,33 @@ __device__ void load_records(Shared<K>& m, const Records& records, const Beside&
 
 template <class T, int K>
 __device__ void store_outputs(Shared<K>& m, const DeltaRuleProblem& p, const TokenMaps& maps,
-                              const Block& block) {
-  if (block.walk != Walk::kOutputs) return;
+                              int64_t partials_apart, const Block& block) {
+  if (!block.outputs) return;
   Cursor<Shared<K>::kOutStages> at;
+  std::byte* partial = block.partial;
+  const bool accumulators = block.walk == Walk::kFromZero;
 #pragma unroll 1
   for (int64_t c = block.begin; c < block.end; ++c, at.advance()) {
     const std::byte* tile = m.out[at.stage];
     wait_barrier(shared_address(&m.out_full[at.stage]), at.phase);
-    if (!maps.given || block.valid_tokens(c) < kChunk) {
+    if (block.walk == Walk::kSegment && (!maps.given || block.valid_tokens(c) < kChunk)) {
       Pieces<T, kColumns>(p.out, block, c, block.value_head, block.v0).store(tile);
     } else if (leads()) {
       // The fence here, and not in the warps that wrote it: those would wait for all that they have
       // in flight.
       fence_async_proxy();
-      store_tile(maps.out, block.position(c, block.value_head, block.v0), shared_address(tile));
+      if (block.walk == Walk::kSegment) {
+        store_tile(maps.out, block.position(c, block.value_head, block.v0), shared_address(tile));
+      } else {
+        copy_bulk_out(partial, shared_address(tile), accumulators ? 2 * kTileBytes : kTileBytes);
+        partial += partials_apart;
+      }
       commit_bulk();
       wait_bulk_read<0>();
     }
     __syncwarp();
     if (arrives()) arrive(shared_address(&m.out_empty[at.stage]));
+    if (accumulators) at.advance();  // they lie in both stages
   }
   if (leads()) wait_bulk<0>();
 }

@@ -845,31 +845,48 @@ __device__ __forceinline__ void prepare_item(Shared& m, const DeltaRuleProblem& 
   if (here.lane == 0) wait_bulk_read<0>();  // shared memory is another's next
 }
 
+// Flags (chunk_sm90_beside.h) are lowered before the walk is let in, which is when every block runs
+// and has come to that: so it finds none of an earlier call, and waits for nothing that has still
+// to be scheduled. (That the walk sees them lowered rests on both being in the second-level cache,
+// where its looks at flags go: letting a kernel in orders nothing by itself.)
+//
+// A team that is done with an item raises its flag once all of it is written, for copies by another
+// multiprocessor too.
+__device__ __forceinline__ void raise_flag(uint32_t* flag) {
+  wait_bulk<0>();
+  fence_async_proxy_of_all();
+  sync_team();
+  if (team_thread() == 0) raise(flag);
+}
+
 template <class T, int K, int kBlocksPerMultiprocessor>
 __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     prepare_kernel(const __grid_constant__ DeltaRuleProblem p, const Flag flag,
-                   const Records places, const Part part, std::byte* workspace, const Items items) {
+                   const Records places, const Part part, std::byte* workspace, const Items items,
+                   const Beside beside) {
   extern __shared__ __align__(1024) std::byte memory[];
   Shared& m = *reinterpret_cast<Shared*>(memory);
+  // From the last item on: of the chunks that the walk begins with, what was read and written is
+  // then still in the second-level cache. With flags from the first on.
+  const uint32_t item = beside.here() ? blockIdx.x : gridDim.x - 1 - blockIdx.x;
+  uint32_t* raised = beside.flags(workspace) + item;
   const uint32_t touched = touch(p);
-  if (part.index == 0) {
-    wait_for_kernel_before();
-  } else {
+  if (part.index == 0) wait_for_memory_of_kernel_before();
+  if (threadIdx.x == 0) {
+    if (beside.here()) {
+      *raised = 0;
+      __threadfence();
+    }
     let_next_kernel_in();
   }
   use(touched);
-  // From the last item on: of the chunks that the walk begins with, what was read and written is
-  // then still in the second-level cache.
-  prepare_item<T, K>(m, p, flag, places, part, workspace, items, gridDim.x - 1 - blockIdx.x);
+  prepare_item<T, K>(m, p, flag, places, part, workspace, items, item);
+  if (beside.here()) raise_flag(raised);
   // The end of this kernel is the end of all before it.
   if (part.index > 0 && blockIdx.x == gridDim.x - 1) wait_for_memory_of_kernel_before();
 }
 
-// Beside the walk: a block has a multiprocessor, its teams take items in turn, from the first on,
-// and raise a flag for each that is done. The walk is let in when every block runs and has lowered
-// the flags of its items: so it finds none of an earlier call, and waits for nothing that has still
-// to be scheduled. (That the walk sees them lowered rests on both being in the second-level cache,
-// where its looks at flags go: letting a kernel in orders nothing by itself.)
+// Blocks that stay: each has a multiprocessor, and its teams take items in turn, from the first on.
 template <class T, int K>
 __global__ void __launch_bounds__(kTeams* kThreads, 1)
     prepare_beside_kernel(const __grid_constant__ DeltaRuleProblem p, const Flag flag,
@@ -893,11 +910,7 @@ __global__ void __launch_bounds__(kTeams* kThreads, 1)
   for (uint32_t item = blockIdx.x + static_cast<uint32_t>(team) * gridDim.x; item < items.count;
        item += kTeams * gridDim.x) {
     prepare_item<T, K>(m, p, flag, places, part, workspace, items, item);
-    // All of the item is written, for copies by another multiprocessor too.
-    wait_bulk<0>();
-    fence_async_proxy_of_all();
-    sync_team();
-    if (team_thread() == 0) raise(flags + item);
+    raise_flag(flags + item);
   }
 }
 
@@ -917,7 +930,7 @@ Status prepare_heads(const DeltaRuleProblem& problem, const Records& records, co
                     Divisor(ChunkTable{problem.sequences, kChunk}.per_row())};
   const auto run = [&](auto element, auto k) {
     const size_t shared = sizeof(Shared) + static_cast<size_t>(heads_at_once) * sizeof(HeadGates);
-    if (beside.here()) {
+    if (beside.blocks > 0) {
       const size_t of_team = (shared + 1023) / 1024 * 1024;
       return launch(&prepare_beside_kernel<decltype(element), decltype(k)::value>,
                     {std::min<int64_t>(beside.blocks, count), kTeams * kThreads, kTeams * of_team,
@@ -927,7 +940,7 @@ Status prepare_heads(const DeltaRuleProblem& problem, const Records& records, co
     }
     return launch(&prepare_kernel<decltype(element), decltype(k)::value, kBlocksPerMultiprocessor>,
                   {count, kThreads, shared, stream.stream, true}, problem,
-                  Flag{stream.out_of_range}, records, part, workspace, items);
+                  Flag{stream.out_of_range}, records, part, workspace, items, beside);
   };
   const auto with_k = [&](auto element) {
     return shape.K == 64 ? run(element, std::integral_constant<int, 64>())

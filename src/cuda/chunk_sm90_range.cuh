@@ -38,6 +38,7 @@ __device__ inline Range range_of(const DeltaRuleProblem& p, const Part& part, in
 struct BoundaryPlace {
   int64_t n = -1;
   int64_t segment = 0;
+  bool last = false;  // of the sequence's in the part
 };
 __device__ inline BoundaryPlace find_boundary(const DeltaRuleProblem& p, const Segments& segments,
                                               const Part& part, int64_t boundary,
@@ -49,7 +50,8 @@ __device__ inline BoundaryPlace find_boundary(const DeltaRuleProblem& p, const S
   const Range range = range_of(p, part, n, flag);
   if (!range.here) return {};
   const int64_t segment = boundary - segments.first_boundary(range.in_part(part)) + 1;
-  return segment < segments.count(range.chunks()) ? BoundaryPlace{n, segment} : BoundaryPlace{};
+  const int64_t count = segments.count(range.chunks());
+  return segment < count ? BoundaryPlace{n, segment, segment + 1 == count} : BoundaryPlace{};
 }
 
 }  // namespace gdn::cuda::sm90

@@ -66,48 +66,76 @@ __device__ void zero_values(Shared<K>& m) {
   }
 }
 
+// What a kernel walks: segments from where they begin; or from zero and from the identity, without
+// outputs; or, first segments so and the others so, all with outputs.
+enum class Walks { kSegments, kApart, kOnce };
+
 // What the numbering of the grid gives a block.
 struct Job {
   int n = -1;  // of the sequences; negative: there is nothing to do
   int segment = 0;
-  int boundary = 0;  // of a walk without outputs that after the segment, else that before it
+  int boundary = 0;  // before the segment
   int head = 0;
   int v0 = 0;  // first column of V, or row of a transition
-  Walk walk = Walk::kOutputs;
+  Walk walk = Walk::kSegment;
 };
 
-// Blocks of 64 columns of V, and rows of a transition, of a value head.
-int64_t __host__ __device__ blocks_of_state(const Shape& shape, Pass pass) {
-  return (shape.V + (pass == Pass::kBefore ? shape.K : 0)) / kColumns;
+// How many blocks of a grid go by sequences, for their first segments, which are all there is
+// without a split; and how many by boundaries, for the segments after them.
+struct Blocks {
+  int64_t of_sequences = 0, of_boundaries = 0;
+  // Of a value head: 64 columns of V, and behind boundaries rows of a transition, too.
+  int columns, rows = 0;
+};
+Blocks blocks_of(const DeltaRuleProblem& problem, const Layout& layout, Pass pass) {
+  const Shape& shape = problem.shape;
+  // One sequence more for the rows past the last one.
+  const int64_t sequences = shape.sequences + (problem.sequences.cu_seqlens.given() ? 1 : 0);
+  Blocks blocks;
+  blocks.columns = static_cast<int>(shape.V / kColumns);
+  if (pass == Pass::kApart || pass == Pass::kOnce)
+    blocks.rows = static_cast<int>(shape.K / kColumns);
+  if (pass == Pass::kFirst || pass == Pass::kOnce) {
+    blocks.of_sequences = sequences * shape.value_heads * blocks.columns;
+  }
+  if (pass != Pass::kFirst) {
+    blocks.of_boundaries =
+        layout.boundaries.count * shape.value_heads * (blocks.columns + blocks.rows);
+  }
+  return blocks;
 }
 
-// Blocks go by sequences, for their first segments, which are all there is without a split; or by
-// boundaries, for the segments before them (without outputs) or after them.
-__device__ Job job_of(const DeltaRuleProblem& p, const Layout& layout, const Part& part, Pass pass,
-                      const Flag& flag) {
+template <Walks kWalks>
+__device__ Job job_of(const DeltaRuleProblem& p, const Layout& layout, const Part& part,
+                      const Blocks& blocks, const Flag& flag) {
   Job job;
   const uint32_t heads = static_cast<uint32_t>(p.shape.value_heads);
-  const uint32_t parts = static_cast<uint32_t>(blocks_of_state(p.shape, pass));
-  job.v0 = static_cast<int>(blockIdx.x % parts) * kColumns;
-  job.head = static_cast<int>(blockIdx.x / parts % heads);
-  const int outer = static_cast<int>(blockIdx.x / parts / heads);
-  if (pass == Pass::kFirst) {
+  const auto of_sequences = static_cast<uint32_t>(blocks.of_sequences);
+  const bool first = blockIdx.x < of_sequences;
+  const uint32_t block = first ? blockIdx.x : blockIdx.x - of_sequences;
+  const auto parts = static_cast<uint32_t>(blocks.columns + (first ? 0 : blocks.rows));
+  auto column = static_cast<int>(block % parts);
+  job.head = static_cast<int>(block / parts % heads);
+  const int outer = static_cast<int>(block / parts / heads);
+  if (first) {
     job.n = outer;
-    return job;
+  } else {
+    const BoundaryPlace place = find_boundary(p, layout.segments, part, outer, flag);
+    job.boundary = outer;
+    job.segment = static_cast<int>(place.segment);
+    // Walked apart and again, a last segment is walked once.
+    if (kWalks != Walks::kApart || !place.last) job.n = static_cast<int>(place.n);
+    if constexpr (kWalks != Walks::kSegments) {
+      job.walk = column < blocks.columns ? Walk::kFromZero : Walk::kTransition;
+      if (job.walk == Walk::kTransition) column -= blocks.columns;
+    }
   }
-  job.boundary = outer;
-  const BoundaryPlace place = find_boundary(p, layout.segments, part, job.boundary, flag);
-  job.segment = static_cast<int>(pass == Pass::kAfter ? place.segment : place.segment - 1);
-  if (job.segment < 1) return job;
-  job.n = static_cast<int>(place.n);
-  if (pass == Pass::kAfter) return job;
-  job.walk = job.v0 < p.shape.V ? Walk::kState : Walk::kTransition;
-  if (job.walk == Walk::kTransition) job.v0 -= static_cast<int>(p.shape.V);
+  job.v0 = column * kColumns;
   return job;
 }
 
 // The warpgroup that has the state, from where the state is to where it goes.
-template <class T, int K, bool kOutputs>
+template <class T, int K, Walks kWalks>
 __device__ __forceinline__ void walk_state(Shared<K>& m, const DeltaRuleProblem& p,
                                            const Flag& flag, const Layout& layout, const Part& part,
                                            std::byte* workspace, const Job& job, const Range& range,
@@ -115,20 +143,23 @@ __device__ __forceinline__ void walk_state(Shared<K>& m, const DeltaRuleProblem&
                                            bool last) {
   const Shape& shape = p.shape;
   const Records& records = layout.records;
+  const Boundaries& boundaries = layout.boundaries;
   StateColumns<T, K> state{m};
   const int v0 = job.v0;
   // Of float32 states [V,K] within a call.
   const auto within = [&](float* head) {
     return StatePlace{reinterpret_cast<std::byte*>(head + v0 * K), DType::kF32, StateLayout::kVK};
   };
-  if constexpr (!kOutputs) {
-    const bool transition = job.walk == Walk::kTransition;
-    state.begin_without_outputs(transition, v0);
-    state.template walk<false>(static_cast<int>(block.end - block.begin));
+  const bool transition = job.walk == Walk::kTransition;
+  const auto after_apart = [&] {
+    return within(transition ? boundaries.transition(workspace, job.boundary, job.head)
+                             : boundaries.from_zero(workspace, job.boundary, job.head));
+  };
+  if constexpr (kWalks == Walks::kApart) {
+    state.begin_apart(transition, v0);
+    state.template walk<Sink::kNone>(static_cast<int>(block.end - block.begin));
     if (transition) state.end_transition();
-    state.store(within(transition ? layout.boundaries.transition(workspace, job.boundary, job.head)
-                                  : layout.boundaries.state(workspace, job.boundary, job.head)),
-                shape.V);
+    state.store(after_apart(), shape.V);
     return;
   }
 
@@ -138,15 +169,21 @@ __device__ __forceinline__ void walk_state(Shared<K>& m, const DeltaRuleProblem&
     return StatePlace{slot == nullptr ? nullptr : slot + offset * size_of(dtype), dtype,
                       shape.layout};
   };
-  StatePlace from;
-  if (job.segment == 0 && range.begins) {
-    from = of_call(const_cast<std::byte*>(initial.data), p.initial_state.dtype);
+  const bool apart = kWalks == Walks::kOnce && job.walk != Walk::kSegment;
+  state.as_accumulators = apart && !transition;
+  if (apart) {
+    state.begin_apart(transition, v0);
   } else {
-    wait_for_memory_of_kernel_before();
-    from = within(job.segment > 0 ? layout.boundaries.state(workspace, job.boundary, job.head)
-                                  : records.carried_state(workspace, part.index - 1, job.head));
+    StatePlace from;
+    if (job.segment == 0 && range.begins) {
+      from = of_call(const_cast<std::byte*>(initial.data), p.initial_state.dtype);
+    } else {
+      wait_for_memory_of_kernel_before();
+      from = within(job.segment > 0 ? boundaries.state(workspace, job.boundary, job.head)
+                                    : records.carried_state(workspace, part.index - 1, job.head));
+    }
+    state.load(from, shape.V);
   }
-  state.load(from, shape.V);
   // That the state goes to after a first segment, if it is not the last; of the others the fold has
   // it.
   const int boundary = !last && job.segment == 0
@@ -154,8 +191,10 @@ __device__ __forceinline__ void walk_state(Shared<K>& m, const DeltaRuleProblem&
                            : -1;
   // Where the state goes, worked out while there is time. By warps, so that none waits for another.
   StatePlace to;
-  if (boundary >= 0) {
-    to = within(layout.boundaries.state(workspace, boundary, job.head));
+  if (apart) {
+    to = after_apart();
+  } else if (boundary >= 0) {
+    to = within(boundaries.state(workspace, boundary, job.head));
   } else if (last && range.ends) {
     to = of_call(final_slot_of(p, job.n, 0, flag), p.final_state.dtype);
   } else if (last) {
@@ -169,27 +208,39 @@ __device__ __forceinline__ void walk_state(Shared<K>& m, const DeltaRuleProblem&
   for (int c = static_cast<int>(block.begin); c < end;) {
     const int left = end - c, to_checkpoint = every > 0 ? every - c % every : left;
     const int span = to_checkpoint < left ? to_checkpoint : left;
-    state.template walk<true>(span);
+    state.template walk<kWalks == Walks::kOnce ? Sink::kEither : Sink::kTile>(span);
     c += span;
-    if (every > 0 && c % every == 0 && c <= whole) {
+    if (kWalks == Walks::kSegments && every > 0 && c % every == 0 && c <= whole) {
       state.store(of_call(checkpoint_of(p, job.n, c / every - 1, flag), p.checkpoints.dtype),
                   shape.V);
     }
   }
+  if (apart && transition) state.end_transition();
   state.store(m.end[state.warp], shape.V);
 }
 
-template <class T, int K, bool kOutputs>
+template <class T, int K, Walks kWalks>
 __device__ __forceinline__ void walk_block(Shared<K>& m, const DeltaRuleProblem& p,
                                            const TokenMaps& maps, const Flag& flag,
-                                           const Layout& layout, const Part& part, Pass pass,
-                                           std::byte* workspace) {
+                                           const Layout& layout, const Part& part,
+                                           const Blocks& blocks, std::byte* workspace) {
+  constexpr bool kOutputs = kWalks != Walks::kApart;
   const Shape& shape = p.shape;
   // A block with nothing to walk waits, as the warp that loads records would.
   const auto wait_for_before = [] {
     if constexpr (kOutputs) wait_for_kernel_before();
   };
-  const Job job = job_of(p, layout, part, pass, flag);
+  const Job job = job_of<kWalks>(p, layout, part, blocks, flag);
+  const Partials& partials = layout.partials;
+  // For who completes the outputs.
+  const auto tell_place = [&](const auto& place) {
+    if constexpr (kWalks == Walks::kOnce) {
+      if (threadIdx.x == 0 && job.walk == Walk::kFromZero && job.head == 0 && job.v0 == 0) {
+        *partials.place(workspace) = place();
+      }
+    }
+  };
+  tell_place([] { return PartialPlace{}; });
   if (job.n < 0) return wait_for_before();
   if (job.n >= p.sequences.count) {
     wait_for_before();
@@ -205,8 +256,15 @@ __device__ __forceinline__ void walk_block(Shared<K>& m, const DeltaRuleProblem&
     return;
   }
   const bool last = job.segment + 1 == layout.segments.count(range.chunks());
+  std::byte* partial = nullptr;
+  if constexpr (kWalks == Walks::kOnce) {
+    if (job.walk == Walk::kTransition) partial = partials.queries(workspace, 0, job.head, job.v0);
+    if (job.walk == Walk::kFromZero) partial = partials.output(workspace, 0, job.head, job.v0);
+  }
   const Block block{
       job.walk,
+      kOutputs,
+      partial,
       range.s,
       static_cast<int>(static_cast<uint32_t>(job.head) / (static_cast<uint32_t>(shape.value_heads) /
                                                           static_cast<uint32_t>(shape.heads))),
@@ -215,11 +273,14 @@ __device__ __forceinline__ void walk_block(Shared<K>& m, const DeltaRuleProblem&
       range.number,
       range.begin + layout.segments.begin(job.segment),
       last ? range.end : range.begin + layout.segments.begin(job.segment + 1)};
+  const int64_t first = block.begin * kChunk;
+  tell_place([&] {
+    return PartialPlace{static_cast<int>(range.s.begin + first), static_cast<int>(range.s.batch),
+                        static_cast<int>(range.s.length - first), final_slot_of(p, job.n, 0, flag)};
+  });
   if (threadIdx.x == 0) init_barriers(m);
   zero_above(m);
-  if constexpr (!kOutputs) {
-    if (job.walk == Walk::kTransition) zero_values(m);
-  }
+  if (kWalks != Walks::kSegments && job.walk == Walk::kTransition) zero_values(m);
   __syncthreads();
   sync_cluster();
 
@@ -229,10 +290,9 @@ __device__ __forceinline__ void walk_block(Shared<K>& m, const DeltaRuleProblem&
   } else if (warp == kStateWarps + 1) {
     load_records(m, layout.records, layout.beside, part, workspace, block);
   } else if (warp == kStateWarps + 2) {
-    store_outputs<T>(m, p, maps, block);
+    store_outputs<T>(m, p, maps, partials.stride(), block);
   } else {
-    walk_state<T, K, kOutputs>(m, p, flag, layout, part, workspace, job, range, block, initial,
-                               last);
+    walk_state<T, K, kWalks>(m, p, flag, layout, part, workspace, job, range, block, initial, last);
   }
 }
 
@@ -243,19 +303,21 @@ __device__ __forceinline__ void walk_block(Shared<K>& m, const DeltaRuleProblem&
 // records waits, and with it, behind its barriers, all who use them; so does who writes zeros or
 // loads another state. Beside the preparation (chunk_sm90_beside.h) records are waited for by their
 // flags, and for the preparation's end only when all are there. A walk of no chunks stores at once
-// the state that it began with. Walks without outputs run beside those of the first segments: they
-// do not wait for the kernel before, but end after it, so that the end of a kernel is the end of
-// all before it.
-template <class T, int K, bool kOutputs>
+// the state that it began with. What is walked once tells its place at once: that is of a call in
+// one part, whose preparation has waited for the kernel before. Walks without outputs run beside
+// those of the first segments: they do not wait for the kernel before, but end after it, so that
+// the end of a kernel is the end of all before it.
+template <class T, int K, Walks kWalks>
 __global__ void __launch_bounds__(kThreads, 1)
     walk_kernel(const __grid_constant__ DeltaRuleProblem p, const __grid_constant__ TokenMaps maps,
                 const Flag flag, const __grid_constant__ Layout layout, const Part part,
-                const Pass pass, std::byte* workspace) {
+                const Blocks blocks, std::byte* workspace) {
   extern __shared__ __align__(1024) std::byte memory[];
-  if constexpr (!kOutputs) let_next_kernel_in();
-  walk_block<T, K, kOutputs>(*reinterpret_cast<Shared<K>*>(memory), p, maps, flag, layout, part,
-                             pass, workspace);
-  if (!kOutputs && blockIdx.x == 0 && threadIdx.x == 0) wait_for_memory_of_kernel_before();
+  constexpr bool kApart = kWalks == Walks::kApart;
+  if constexpr (kApart) let_next_kernel_in();
+  walk_block<T, K, kWalks>(*reinterpret_cast<Shared<K>*>(memory), p, maps, flag, layout, part,
+                           blocks, workspace);
+  if (kApart && blockIdx.x == 0 && threadIdx.x == 0) wait_for_memory_of_kernel_before();
 }
 
 }  // namespace
@@ -277,28 +339,32 @@ TokenMaps token_maps(const DeltaRuleProblem& problem) {
 Status walk(const DeltaRuleProblem& problem, const TokenMaps& maps, const Layout& layout,
             const Part& part, Pass pass, std::byte* workspace, const Stream& stream) {
   const Shape& shape = problem.shape;
-  // One sequence more for the rows past the last one.
-  const int64_t sequences = shape.sequences + (problem.sequences.cu_seqlens.given() ? 1 : 0);
-  const int64_t blocks = (pass == Pass::kFirst ? sequences : layout.boundaries.count) *
-                         shape.value_heads * blocks_of_state(shape, pass);
+  const Blocks blocks = blocks_of(problem, layout, pass);
   // The blocks of a value head's columns, or of its transition's rows.
-  const bool pairs = shape.V == 2 * kColumns && (pass != Pass::kBefore || shape.K == shape.V);
+  const bool pairs = blocks.columns == 2 && blocks.rows % 2 == 0;
   const int cluster = pairs && !kForRacecheck ? 2 : 1;
-  const auto run = [&](auto element, auto k, auto outputs) {
+  const auto run = [&](auto element, auto k, auto walks) {
     constexpr int K = decltype(k)::value;
-    return launch(&walk_kernel<decltype(element), K, decltype(outputs)::value>,
-                  {blocks, kThreads, sizeof(Shared<K>), stream.stream, true, cluster}, problem,
-                  maps, Flag{stream.out_of_range}, layout, part, pass, workspace);
+    return launch(&walk_kernel<decltype(element), K, decltype(walks)::value>,
+                  {blocks.of_sequences + blocks.of_boundaries, kThreads, sizeof(Shared<K>),
+                   stream.stream, true, cluster},
+                  problem, maps, Flag{stream.out_of_range}, layout, part, blocks, workspace);
   };
-  const auto with_k = [&](auto element, auto outputs) {
-    return shape.K == 64 ? run(element, std::integral_constant<int, 64>(), outputs)
-                         : run(element, std::integral_constant<int, 128>(), outputs);
+  const auto with_k = [&](auto element, auto walks) {
+    return shape.K == 64 ? run(element, std::integral_constant<int, 64>(), walks)
+                         : run(element, std::integral_constant<int, 128>(), walks);
   };
-  const auto with_element = [&](auto outputs) {
-    return shape.dtype == DType::kBF16 ? with_k(__nv_bfloat16(), outputs)
-                                       : with_k(__half(), outputs);
+  const auto with_element = [&](auto walks) {
+    return shape.dtype == DType::kBF16 ? with_k(__nv_bfloat16(), walks) : with_k(__half(), walks);
   };
-  return pass == Pass::kBefore ? with_element(std::false_type()) : with_element(std::true_type());
+  switch (pass) {
+    case Pass::kApart:
+      return with_element(std::integral_constant<Walks, Walks::kApart>());
+    case Pass::kOnce:
+      return with_k(__nv_bfloat16(), std::integral_constant<Walks, Walks::kOnce>());
+    default:
+      return with_element(std::integral_constant<Walks, Walks::kSegments>());
+  }
 }
 
 }  // namespace gdn::cuda::sm90

@@ -20,14 +20,17 @@ struct TokenMaps {
 Status prepare(const DeltaRuleProblem& problem, const Device& device, const Records& records,
                const Beside& beside, const Part& part, std::byte* workspace, const Stream& stream);
 
-// From the records to outputs and states: of the first segments, which without a split are all;
-// with one also what the segments before boundaries do to states, then the fold, then the segments
-// after boundaries.
-enum class Pass { kFirst, kBefore, kAfter };
+// From the records to outputs and states, of a part. First segments, which without a split are all.
+// With one (chunk_sm90_segments.h) also what the others do to states; a fold; and the others again,
+// from the states that they begin with. Or, of bfloat16 tensors without checkpoints, both kinds
+// with outputs in one pass, and what completes them.
+enum class Pass { kFirst, kApart, kAgain, kOnce };
 Status walk(const DeltaRuleProblem& problem, const TokenMaps& maps, const Layout& layout,
             const Part& part, Pass pass, std::byte* workspace, const Stream& stream);
 Status fold(const DeltaRuleProblem& problem, const Device& device, const Layout& layout,
             const Part& part, std::byte* workspace, const Stream& stream);
+Status complete(const DeltaRuleProblem& problem, const TokenMaps& maps, const Layout& layout,
+                std::byte* workspace, const Stream& stream);
 TokenMaps token_maps(const DeltaRuleProblem& problem);
 
 }  // namespace gdn::cuda::sm90

@@ -16,7 +16,7 @@
 // nothing but its state and tokens, so that a state that went through memory goes on as one that
 // did not.
 //
-// Walks of the context split (chunk_sm90_segments.h) have no outputs, and leave out what only these
+// Walks of the context split (chunk_sm90_segments.h) without outputs leave out what only these
 // want: S Q^T and V_new P^T.
 #pragma once
 
@@ -50,6 +50,36 @@ __device__ __forceinline__ bool powers_are_one(const RecordVectors& vectors) {
           (__float_as_uint(vectors.growth) ^ one)) == 0;
 }
 
+// What becomes of outputs: nothing; they are packed, in a tile of shared memory, for a warp that
+// stores them; or either that or, in the room of two, the float32 accumulators.
+enum class Sink { kNone, kTile, kEither };
+
+// Of ldmatrix and stmatrix, transposed: the byte of the lane's row in the first 16 tokens of a tile
+// of v or out. The next 16 are kTokensApart further.
+__device__ __forceinline__ uint32_t transposed_row(int warp, int lane) {
+  return static_cast<uint32_t>(swizzled(lane / 16 * 8 + lane % 8, warp * 16 + lane / 8 % 2 * 8));
+}
+constexpr uint32_t kTokensApart = 16 * 128;
+// Packed accumulators to a tile of tokens. `row`: the lane's, in it.
+__device__ __forceinline__ void store_transposed(uint32_t row, const uint32_t (&packed)[kChunk / 4],
+                                                 bool there = true) {
+#pragma unroll
+  for (uint32_t pair = 0; pair < kChunk / 16; ++pair) {
+    store_matrices_transposed_if(there, row + pair * kTokensApart, packed[4 * pair],
+                                 packed[4 * pair + 1], packed[4 * pair + 2], packed[4 * pair + 3]);
+  }
+}
+// Accumulators in memory: four side by side, then those of the other threads. The byte of the
+// thread's 4 i and three further.
+__device__ __forceinline__ uint32_t accumulators_at(int i) {
+  return (static_cast<uint32_t>(i) * kGroup + threadIdx.x) * 16;
+}
+
+// A transition begins as so much times the identity, and falls from there, often to nothing. Its X
+// may be as small as it likes: what float16 then loses is 2^-33 of the state that it is multiplied
+// by, which shows where values fall by 2^20 and more within a segment. Its outputs keep the unit.
+constexpr float kTransitionUnit = 256;
+
 template <class T, int K>
 struct StateColumns {
   static constexpr bool kBF16 = std::is_same_v<T, __nv_bfloat16>;
@@ -60,10 +90,6 @@ struct StateColumns {
   // Of X, as bits of float16, 2^-12 and 512: products with T, whose elements are 2 at most while
   // |k| is 1, stay below what overflows.
   static constexpr uint32_t kLeast = 0x0c00, kMost = 0x6000;
-  // A transition begins as so much times the identity, and falls from there, often to nothing. Its
-  // X may be as small as it likes: what float16 then loses is 2^-33 of the state that it is
-  // multiplied by, which shows where values fall by 2^20 and more within a segment.
-  static constexpr float kTransitionUnit = 256;
   using TokenCursor = Cursor<Shared<K>::kTokenStages>;
   using RecordCursor = Cursor<Shared<K>::kRecordStages>;
 
@@ -76,11 +102,7 @@ struct StateColumns {
   uint32_t least = kLeast;
   int warp = static_cast<int>(threadIdx.x) / kWarp;
   int lane = static_cast<int>(threadIdx.x) % kWarp;
-  // Of ldmatrix and stmatrix, transposed: the byte of the lane's row in the first 16 tokens of a
-  // tile of v or out. The next 16 are kTokensApart further.
-  uint32_t lane_row =
-      static_cast<uint32_t>(swizzled(lane / 16 * 8 + lane % 8, warp * 16 + lane / 8 % 2 * 8));
-  static constexpr uint32_t kTokensApart = 16 * 128;
+  uint32_t lane_row = transposed_row(warp, lane);
   // Element 4 tile + 2 r + e: row lane / 4 + 8 r, column 8 tile + 2 (lane % 4) + e.
   float S[K / 2];
   // Of the chunk in work.
@@ -99,6 +121,7 @@ struct StateColumns {
   TokenCursor tokens_at;
   RecordCursor record_at;
   Cursor<Shared<K>::kOutStages> out_at;
+  bool as_accumulators = false;  // outputs, of Sink::kEither
 
   // ---- To and from memory
 
@@ -177,7 +200,7 @@ struct StateColumns {
     });
   }
   // Zero, or rows from `row` on of kTransitionUnit times the identity.
-  __device__ __forceinline__ void begin_without_outputs(bool transition, int row) {
+  __device__ __forceinline__ void begin_apart(bool transition, int row) {
     if (transition) least = 0;
     const float one = transition ? kTransitionUnit : 0.0f;
     const int to_diagonal = row + warp * 16 + lane / 4 - lane % 4 * 2;
@@ -378,8 +401,9 @@ struct StateColumns {
 
   // From S K^T in flight to V_new in x, d o V_new packed, and S Q^T in out; S times its decay.
   // `meanwhile` runs while the first products do.
-  template <bool kOutputs, class Body>
+  template <Sink kSink, class Body>
   __device__ __forceinline__ void solve(const Body& meanwhile) {
+    constexpr bool kOutputs = kSink != Sink::kNone;
     const Tokens<K>& tokens = m.tokens[tokens_at.stage];
     const Inverse& matrices = m.inverse[record_at.stage];
     const RecordVectors& vectors = tokens.vectors;
@@ -400,7 +424,8 @@ struct StateColumns {
         larger_halves(larger_halves(largest[0], largest[1]), larger_halves(largest[2], largest[3]));
     largest[0] = max(largest[0] & 0x7fffu, largest[0] >> 16 & 0x7fffu);
     const bool large = __any_sync(kAllLanes, largest[0] > kMost);
-    const bool enough = __any_sync(kAllLanes, largest[0] >= (kOutputs ? kLeast : least));
+    const bool enough =
+        __any_sync(kAllLanes, largest[0] >= (kSink == Sink::kTile ? kLeast : least));
     if constexpr (kOutputs) multiply_queries(tokens, kEarlySteps, kSteps);
 
     // The decay of S fills the time in which the other warps' answers come; loaded after the
@@ -440,8 +465,9 @@ struct StateColumns {
   // From there to the state after the chunk and its output, in flight. kMore: also waits for the
   // tokens of the next chunk, behind the products of S and before what has time until they are
   // done. That ptxas would put between the products, but not across a look at a barrier.
-  template <bool kOutputs, bool kPlain, bool kMore>
+  template <Sink kSink, bool kPlain, bool kMore>
   __device__ __forceinline__ void update() {
+    constexpr bool kOutputs = kSink != Sink::kNone;
     if constexpr (!kPlain) {
       const RecordVectors& vectors = m.tokens[tokens_at.stage].vectors;
       out_unit = unit * vectors.T_power * vectors.P_power;
@@ -462,7 +488,7 @@ struct StateColumns {
       }
     }
     commit_wgmma();
-    if constexpr (kMore) wait_for_tokens<kOutputs>(tokens_at.next());
+    if constexpr (kMore) wait_for_tokens<kSink>(tokens_at.next());
     if constexpr (kOutputs) load_vector(m.tokens[tokens_at.stage].vectors.output, b);
     give_back(m.inverse_empty[record_at.stage]);
     if constexpr (!kOutputs) return give_back_tokens();
@@ -507,8 +533,9 @@ struct StateColumns {
     give_back(m.products_empty[record_at.stage]);
     record_at.advance();
   }
-  // Once the output is: packed, and P and the keys are given back.
-  template <bool kPlain>
+  // Once the output is: packed, or its accumulators put where it goes (whose place is free: see
+  // wait_for_tokens), and P and the keys are given back.
+  template <Sink kSink, bool kPlain>
   __device__ __forceinline__ void finish_out(uint32_t (&packed)[kChunk / 4]) {
     pin(out);
     give_back_products();
@@ -516,30 +543,35 @@ struct StateColumns {
 #pragma unroll
       for (float& o : out) o *= out_unit;
     }
+    if constexpr (kSink == Sink::kEither) {
+      const uint32_t tile = shared_address(m.out);
+#pragma unroll
+      for (int i = 0; i < kChunk / 8; ++i) {
+        store_if(as_accumulators, tile + accumulators_at(i), out[4 * i], out[4 * i + 1],
+                 out[4 * i + 2], out[4 * i + 3]);
+      }
+    }
 #pragma unroll
     for (int i = 0; i < kChunk / 4; ++i) packed[i] = pack_pair<T>(out[2 * i], out[2 * i + 1]);
     pin(packed);
   }
 
-  // The output of a chunk to shared memory, for the warp that stores it. Its place is free: see
-  // wait_for_tokens.
+  // The output of a chunk to shared memory, for the warp that stores it.
+  template <Sink kSink>
   __device__ void put_out(const uint32_t (&packed)[kChunk / 4]) {
-#pragma unroll
-    for (uint32_t pair = 0; pair < kTokenTiles / 2; ++pair) {
-      store_matrices_transposed(
-          shared_address(m.out[out_at.stage]) + lane_row + pair * kTokensApart, packed[4 * pair],
-          packed[4 * pair + 1], packed[4 * pair + 2], packed[4 * pair + 3]);
-    }
+    store_transposed(shared_address(m.out[out_at.stage]) + lane_row, packed,
+                     kSink != Sink::kEither || !as_accumulators);
     __syncwarp();
     if (lane < kArrivals) arrive(shared_address(&m.out_full[out_at.stage]));
     out_at.advance();
+    if (kSink == Sink::kEither && as_accumulators) out_at.advance();  // they take both stages
   }
 
   // Until the tokens of a chunk are there, and a place for the output of the one before it.
-  template <bool kOutputs>
+  template <Sink kSink>
   __device__ __forceinline__ void wait_for_tokens(const TokenCursor& at) {
     const uint32_t full = shared_address(&m.tokens_full[at.stage]);
-    if constexpr (kOutputs) {
+    if constexpr (kSink != Sink::kNone) {
       wait_barriers({full, at.phase},
                     {shared_address(&m.out_empty[out_at.stage]), out_at.phase ^ 1});
     } else {
@@ -560,51 +592,52 @@ struct StateColumns {
 
   // From a chunk's V_new to that of the next one. kPlain: the chunk is, so that nothing looks at
   // its units, and jumps over what they would want: a jump takes as long as some 30 instructions.
-  template <bool kOutputs, bool kPlain>
+  template <Sink kSink, bool kPlain>
   __device__ __forceinline__ void turn(uint32_t (&packed)[kChunk / 4]) {
-    update<kOutputs, kPlain, true>();
+    constexpr bool kOutputs = kSink != Sink::kNone;
+    update<kSink, kPlain, true>();
     load_tokens();
     wait_wgmma<kOutputs ? 1 : 0>();
     finish_state<kPlain>();
+    if constexpr (!kOutputs) give_back_products();
+    begin();
     if constexpr (kOutputs) {
-      begin();
       wait_wgmma<1>();
-      finish_out<kPlain>(packed);
-      solve<kOutputs>([&] { put_out(packed); });
-    } else {
-      give_back_products();
-      begin();
-      solve<kOutputs>([] {});
+      finish_out<kSink, kPlain>(packed);
     }
+    solve<kSink>([&] {
+      if constexpr (kOutputs) put_out<kSink>(packed);
+    });
   }
 
   // So many chunks, at least 1. Products are in flight from one chunk to the next, but never around
   // the loop, where the compiler would wait for each.
-  template <bool kOutputs>
+  template <Sink kSink>
   __device__ __forceinline__ void walk(int count) {
+    constexpr bool kOutputs = kSink != Sink::kNone;
     uint32_t packed[kChunk / 4];
-    wait_for_tokens<kOutputs>(tokens_at);
+    wait_for_tokens<kSink>(tokens_at);
     load_tokens();
     begin();
-    solve<kOutputs>([] {});
+    solve<kSink>([] {});
     int left = count - 1;
 #pragma unroll 1
     while (left > 0) {
       if constexpr (kOutputs) {
 #pragma unroll 1
-        for (; plain && left > 0; --left) turn<kOutputs, true>(packed);
+        for (; plain && left > 0; --left) turn<kSink, true>(packed);
         if (left == 0) break;
       }
-      turn<kOutputs, false>(packed);
+      turn<kSink, false>(packed);
       --left;
     }
-    update<kOutputs, false, false>();
+    update<kSink, false, false>();
     wait_wgmma<0>();
     finish_state<false>();
     if constexpr (kOutputs) {
-      finish_out<false>(packed);
       wait_barrier(shared_address(&m.out_empty[out_at.stage]), out_at.phase ^ 1);
-      put_out(packed);
+      finish_out<kSink, false>(packed);
+      put_out<kSink>(packed);
     } else {
       give_back_products();
     }

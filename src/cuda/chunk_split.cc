@@ -9,9 +9,11 @@ namespace gdn::cuda::sm90 {
 namespace {
 
 // Microseconds on an H200, fitted to what was timed (docs/kernels/chunk-sm90.md): of a block's
-// beginning and end; of a step of the fold; of launches. kBeside: how much longer a chunk of a
-// first segment takes while others are walked beside it.
+// beginning and end; of a step of the fold; of launches; of what completes outputs, and of its
+// bytes. kBeside: how much longer a chunk of a first segment takes while others are walked beside
+// it.
 constexpr double kBlockTime = 4, kFoldTime = 1.5, kLaunchTime = 20, kBeside = 1.08;
+constexpr double kCompleteTime = 2.5, kMegabyteTime = 0.65;
 // From 0 at `few` to 1 at `many`.
 double share(int64_t blocks, double few, double many) {
   return std::clamp((static_cast<double>(blocks) - few) / (many - few), 0.0, 1.0);
@@ -50,7 +52,26 @@ double time_of_first_pass(int64_t firsts, double first, int64_t others, double o
   return std::max(first, std::min(end(0), end(first)));
 }
 
-Segments fastest(int64_t sequences, int64_t chunks, const Shape& shape, int64_t multiprocessors) {
+// Two segments walked once, and the time that takes. Chunks of the second take a tenth longer:
+// their outputs leave in float32.
+struct Choice {
+  Segments segments;
+  double time;
+};
+Choice walked_once(int64_t chunks, const Shape& shape, int64_t multiprocessors) {
+  const int64_t second = chunks * 15 / 32;
+  const int64_t walks = shape.value_heads * shape.V / 64;
+  const int64_t blocks = 2 * walks + shape.value_heads * shape.K / 64;
+  const double megabytes =
+      static_cast<double>(second * shape.value_heads * 64 * (shape.V * 10 + shape.K * 4)) * 1e-6;
+  return {{chunks - second, second, true},
+          time_of_blocks(blocks, static_cast<double>(chunks - second) * chunk_time(blocks),
+                         multiprocessors) +
+              kCompleteTime + megabytes * kMegabyteTime};
+}
+
+Segments fastest(int64_t sequences, int64_t chunks, const Shape& shape, int64_t multiprocessors,
+                 bool may_walk_once) {
   constexpr int64_t kMostSegments = 24, kLengths = 6;  // that are looked at
   const int64_t heads = sequences * shape.value_heads;
   const int64_t v_parts = shape.V / 64, m_and_n = v_parts + shape.K / 64;
@@ -78,12 +99,19 @@ Segments fastest(int64_t sequences, int64_t chunks, const Shape& shape, int64_t 
       }
     }
   }
+  // Shorter calls, and such as leave less room, have not been timed.
+  constexpr int64_t kLeastChunks = 24;
+  if (may_walk_once && chunks >= kLeastChunks && 4 * walks <= multiprocessors) {
+    const Choice once = walked_once(chunks, shape, multiprocessors);
+    if (once.time < least) best = once.segments;
+  }
   return best;
 }
 
 }  // namespace
 
-Segments choose_segments(const Shape& shape, const Device& device, int64_t part_chunks) {
+Segments choose_segments(const Shape& shape, const Device& device, const Parts& parts,
+                         bool checkpoints) {
   const bool empty = shape.sequences == 0 || shape.tokens == 0;
   if (shape.context_split == ContextSplit::kOff || empty) return {};
   if (shape.context_split == ContextSplit::kFixed) {
@@ -93,8 +121,12 @@ Segments choose_segments(const Shape& shape, const Device& device, int64_t part_
   // Lengths are known on the device alone: as if all were the same. A part that has not all has
   // some of the sequences, or of one.
   const int64_t chunks = ceil_div(ceil_div(shape.tokens, shape.sequences), kChunk);
+  const int64_t part_chunks = parts.of_one;
   const int64_t sequences = std::max<int64_t>(1, std::min(shape.sequences, part_chunks / chunks));
-  return fastest(sequences, std::min(chunks, part_chunks), shape, device.multiprocessors);
+  const bool may_walk_once =
+      shape.sequences == 1 && shape.dtype == DType::kBF16 && parts.count() == 1 && !checkpoints;
+  return fastest(sequences, std::min(chunks, part_chunks), shape, device.multiprocessors,
+                 may_walk_once);
 }
 
 }  // namespace gdn::cuda::sm90

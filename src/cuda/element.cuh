@@ -248,9 +248,9 @@ __device__ inline void to_floats(const FourElements& four, DType dtype, float* x
   x[2] = from_bits(four.bits.y & 0xffffu, dtype), x[3] = from_bits(four.bits.y >> 16, dtype);
 }
 
-// Of l2norm, from the sum of the squares.
-__device__ inline float norm_factor(float sum_of_squares, float eps) {
-  return __frsqrt_rn(__fadd_rn(sum_of_squares, eps));
+// Of l2norm, from the sum of the squares; of rms_norm_gated, from their mean.
+__device__ inline float norm_factor(float squares, float eps) {
+  return __frsqrt_rn(__fadd_rn(squares, eps));
 }
 
 // The sum over the lanes that differ in the bits of `mask` from one another; all of them get it.

@@ -39,7 +39,7 @@ __device__ __forceinline__ float exp2_quick(float x) {
 }
 
 // x sigmoid(x), to be rounded to Y. The quick exponential is off by |x| 2^-23.7 of itself, which 16
-// bits do not show. The quick divisions give 0 where the divisor passes 2^126.
+// bits do not show. The quick divisions give 0 where the divisor passes 2^126: x below -87.
 template <class Y>
 __device__ inline float silu_to(float x) {
   if constexpr (sizeof(Y) == 2) {
@@ -47,8 +47,9 @@ __device__ inline float silu_to(float x) {
     float reciprocal;
     asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(reciprocal) : "f"(1.0f + exp2_quick(x * -kLog2e)));
     return x * reciprocal;
+  } else {
+    return __fdividef(x, 1.0f + expf(-x));
   }
-  return __fdividef(x, 1.0f + expf(-x));
 }
 
 // exp(x), at most the largest float, so that a product with zero is zero; NaN passes.

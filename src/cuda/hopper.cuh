@@ -173,6 +173,26 @@ __device__ __forceinline__ void store_matrices_transposed(uint32_t address, uint
                "r"(m0), "r"(m1), "r"(m2), "r"(m3)
                : "memory");
 }
+// The same under a condition of the warp, and a store of four floats under one: instructions that
+// do nothing where it does not hold, for a jump round them takes as long as thirty.
+__device__ __forceinline__ void store_matrices_transposed_if(bool there, uint32_t address,
+                                                             uint32_t m0, uint32_t m1, uint32_t m2,
+                                                             uint32_t m3) {
+  asm volatile(
+      "{.reg .pred p; setp.ne.u32 p, %0, 0;\n"
+      "@p stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%1], {%2,%3,%4,%5};}" ::"r"(
+          static_cast<uint32_t>(there)),
+      "r"(address), "r"(m0), "r"(m1), "r"(m2), "r"(m3)
+      : "memory");
+}
+__device__ __forceinline__ void store_if(bool there, uint32_t address, float a, float b, float c,
+                                         float d) {
+  asm volatile(
+      "{.reg .pred p; setp.ne.u32 p, %0, 0;\n"
+      "@p st.shared.v4.f32 [%1], {%2,%3,%4,%5};}" ::"r"(static_cast<uint32_t>(there)),
+      "r"(address), "f"(a), "f"(b), "f"(c), "f"(d)
+      : "memory");
+}
 // Two, named by lanes 0-15.
 __device__ __forceinline__ void store_matrices_transposed(uint32_t address, uint32_t m0,
                                                           uint32_t m1) {

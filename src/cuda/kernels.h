@@ -41,7 +41,7 @@ Status chunk_tensor_cores(const DeltaRuleProblem& problem, const Device& device,
                           std::byte* workspace, const Stream& stream);
 
 // The same on Hopper.
-sm90::Layout chunk_sm90_layout(const Shape& shape, const Device& device);
+sm90::Layout chunk_sm90_layout(const Shape& shape, const Device& device, bool checkpoints);
 // Of a buffer of records, two of which are the workspace where one does not hold all. Tests set it
 // lower, so that short calls take the way of long ones.
 extern std::atomic<int64_t> sm90_record_bytes;

@@ -242,8 +242,9 @@ Status launch_rows(void (*kernel)(Problem, Rows), int rows_of_group, const Probl
                    const Device& device, const Stream& stream) {
   const int64_t count = problem.shape.sequences;
   const int64_t rows_of_block = int64_t{kGroups} * rows_of_group;
-  // More rows than 32 bits count are more blocks than launch() takes.
-  const int64_t blocks = count <= UINT32_MAX ? (count + rows_of_block - 1) / rows_of_block : count;
+  // More rows than 32 bits count, those past the last one too, are more blocks than launch() takes.
+  const int64_t blocks =
+      count <= UINT32_MAX - rows_of_block ? (count + rows_of_block - 1) / rows_of_block : count;
   return launch(kernel, {blocks, kThreads, 0, stream.stream, starts_early(device)}, problem,
                 Rows(count, problem.extents));
 }

@@ -168,7 +168,8 @@ struct Tile {
       float* row = &rows[block + r][lane];
       row[0] = x[0][r];
       row[kWarp] = 0;
-      // Zeros and ones also where infinity times zero made them NaN.
+      // Zeros and ones also where infinity times zero made them NaN. Below the diagonal they stay
+      // so, and what follows from them.
       const int diagonal = block + r - kLast * kWarp;
       row[kLast * kWarp] = lane < diagonal ? x[kLast][r] : lane == diagonal ? 1.0f : 0.0f;
     }

@@ -31,24 +31,33 @@ Case one_sequence(int64_t length, int64_t H, int64_t HV) {
   return c;
 }
 
+// The preparation before the recurrence; beside it, a block an item where all are resident at once;
+// beside it, in blocks that stay, of every call that has one sequence and few heads.
+enum class Way { kBefore, kItems, kStaying };
+
 class Beside : public testing::Test {
  public:
-  ~Beside() override { cuda::sm90::beside_least_records = least_; }
-  // The preparation beside the recurrence of every call that has one sequence and few heads, or
-  // before it.
-  static void choose(bool beside) {
-    cuda::sm90::beside_least_records = beside ? 0 : int64_t{1} << 40;
+  ~Beside() override {
+    cuda::sm90::beside_least_records = least_;
+    cuda::sm90::beside_allowed = true;
   }
-  static std::vector<Bits> bits(Context& context, const Case& c, bool beside) {
-    choose(beside);
+  static void choose(Way way) {
+    cuda::sm90::beside_allowed = way != Way::kBefore;
+    cuda::sm90::beside_least_records = way == Way::kStaying ? 0 : int64_t{1} << 40;
+  }
+  static std::vector<Bits> bits(Context& context, const Case& c, Way way) {
+    choose(way);
     verify::DeltaRuleData data = verify::make_delta_rule(c);
     expect_ok(verify::call(context, data));
     return bits_of(data);
   }
   static void expect_same_bits(const Case& c) {
     for_each_kernel([&](Context& context) {
-      const std::vector<Bits> before = bits(context, c, false);
-      EXPECT_TRUE(bits(context, c, true) == before);  // the workspace is full of raised flags
+      const std::vector<Bits> before = bits(context, c, Way::kBefore);
+      // The workspace is full of raised flags from the second on.
+      for (Way way : {Way::kItems, Way::kStaying, Way::kItems}) {
+        EXPECT_TRUE(bits(context, c, way) == before) << static_cast<int>(way);
+      }
     });
   }
 
@@ -57,8 +66,19 @@ class Beside : public testing::Test {
 };
 
 TEST_F(Beside, AgreesWithTheReference) {
-  choose(true);
-  expect_case(one_sequence(1500, 2, 4));
+  for (Way way : {Way::kItems, Way::kStaying}) {
+    choose(way);
+    expect_case(one_sequence(1500, 2, 4));
+  }
+}
+
+TEST_F(Beside, ChangesNoBitOfSeveralSequences) {
+  Case c = one_sequence(700, 2, 4);
+  c.lengths = {700, 0, 64, 65, 1, 130};
+  expect_same_bits(c);
+  c.packing = verify::Packing::kRows;
+  c.lengths = {65, 65, 65, 65};
+  expect_same_bits(c);
 }
 
 TEST_F(Beside, ChangesNoBit) {

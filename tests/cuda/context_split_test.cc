@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "bits.h"
@@ -68,13 +70,19 @@ TEST(ContextSplit, OfEveryDimensionAndDtype) {
   }
 }
 
+// Segments after the first walked twice, and, in a call that the plan gives two segments, once.
+const std::vector<std::pair<int64_t, ContextSplit>> kTwiceAndOnce = {{6500, ContextSplit::kFixed},
+                                                                     {3000, ContextSplit::kAuto}};
+
 TEST(ContextSplit, HoldsOnHardInputs) {
-  for (int input = 1; input < verify::kInputCount; ++input) {
-    Case c = split_case({6500}, ContextSplit::kFixed);
-    c.input = static_cast<verify::Input>(input);
-    // Nothing is written, and over so many tokens the state falls below what float32 holds.
-    if (c.input == verify::Input::kBetaZero) continue;
-    expect_case(c);
+  for (const auto& [length, split] : kTwiceAndOnce) {
+    for (int input = 1; input < verify::kInputCount; ++input) {
+      Case c = split_case({length}, split);
+      c.input = static_cast<verify::Input>(input);
+      // Nothing is written, and over so many tokens the state falls below what float32 holds.
+      if (c.input == verify::Input::kBetaZero) continue;
+      expect_case(c);
+    }
   }
 }
 
@@ -83,9 +91,13 @@ TEST(ContextSplit, HoldsOnHardInputs) {
 TEST(ContextSplit, TransitionsCarryAState) {
   for (int64_t K : {64, 128}) {
     for (int64_t V : {64, 128}) {
-      for (DType dtype : {DType::kBF16, DType::kF16}) {
-        const auto make = [&] {
-          Case c = split_case({9000}, ContextSplit::kFixed);
+      for (const auto& [length, split, dtype] :
+           std::vector<std::tuple<int64_t, ContextSplit, DType>>{
+               {9000, ContextSplit::kFixed, DType::kBF16},
+               {9000, ContextSplit::kFixed, DType::kF16},
+               {3900, ContextSplit::kAuto, DType::kBF16}}) {
+        const auto make = [&, length = length, split = split, dtype = dtype] {
+          Case c = split_case({length}, split);
           c.K = K;
           c.V = V;
           c.dtype = dtype;
@@ -105,16 +117,99 @@ TEST(ContextSplit, TransitionsCarryAState) {
 // Sums of g rise until no transition is a number any more; a state of zero stays one.
 TEST(ContextSplit, OfNothingThereIsNothing) {
   for_each_kernel([&](Context& context) {
-    Case c = split_case({9000}, ContextSplit::kFixed);
-    c.states = verify::States::kFinalOnly;
-    verify::DeltaRuleData data = verify::make_delta_rule(c);
-    for (int64_t i = 0; i < data.g.size(); ++i) data.g.set(i, .05);
-    for (int64_t i = 0; i < data.v.size(); ++i) data.v.set(i, 0);
-    expect_ok(verify::call(context, data));
-    for (const verify::Tensor* x : {&data.out, &data.final_state}) {
-      for (int64_t i = 0; i < x->size(); ++i) ASSERT_EQ(x->get(i), 0) << i;
+    for (const auto& [length, split] : kTwiceAndOnce) {
+      Case c = split_case({length}, split);
+      c.states = verify::States::kFinalOnly;
+      verify::DeltaRuleData data = verify::make_delta_rule(c);
+      for (int64_t i = 0; i < data.g.size(); ++i) data.g.set(i, length > 4000 ? .05 : .2);
+      for (int64_t i = 0; i < data.v.size(); ++i) data.v.set(i, 0);
+      expect_ok(verify::call(context, data));
+      for (const verify::Tensor* x : {&data.out, &data.final_state}) {
+        for (int64_t i = 0; i < x->size(); ++i) ASSERT_EQ(x->get(i), 0) << i;
+      }
     }
   });
+}
+
+// The plan gives these two segments on a GPU of any size that has the kernel, and walks the second
+// once.
+void expect_walked_once(const Case& c) {
+  for_each_kernel([&](Context& context) {
+    if (context.kernel != std::string("sm90")) return;
+    Plan planned;
+    const verify::DeltaRuleData data = verify::make_delta_rule(c);
+    expect_ok(plan(context, data.chunk_args(), &planned));
+    EXPECT_TRUE(planned.segments_walked_once) << to_string(planned);
+  });
+  expect_case(c);
+}
+
+TEST(WalkedOnce, AgreesWithTheReference) {
+  for (int64_t length : {1536, 2048, 2049, 2111, 4096}) {
+    expect_walked_once(split_case({length}, ContextSplit::kAuto));
+  }
+}
+
+TEST(WalkedOnce, OfEveryDimensionAndPlace) {
+  for (const auto& [K, V] :
+       std::vector<std::pair<int64_t, int64_t>>{{128, 128}, {64, 128}, {128, 64}}) {
+    Case c = split_case({2500}, ContextSplit::kAuto);
+    c.K = K;
+    c.V = V;
+    expect_walked_once(c);
+    c.packing = verify::Packing::kRows;
+    expect_walked_once(c);
+    c.states = verify::States::kInPlace;
+    c.state = c.final_state = DType::kBF16;
+    c.shift = 1;  // no tensor map takes this
+    expect_walked_once(c);
+    c = split_case({2500}, ContextSplit::kAuto);
+    c.K = K;
+    c.V = V;
+    c.layout = StateLayout::kKV;
+    c.indices = verify::Indices::kPool32;
+    c.has_initial = true;
+    c.tail = 70;
+    expect_walked_once(c);
+  }
+}
+
+// The rows that a call counts as tokens, as cu_seqlens lies on the device, are not all the
+// sequence's: what is left of it is one segment, or nothing.
+TEST(WalkedOnce, OfAShorterSequence) {
+  for (int64_t length : {0, 1, 64, 900, 1300}) {
+    Case c = split_case({length}, ContextSplit::kAuto);
+    c.tail = 2600 - length;
+    expect_case(c);
+  }
+}
+
+TEST(WalkedOnce, GivesTheSameBitsAgain) {
+  for_each_kernel([&](Context& context) {
+    std::vector<Bits> first;
+    for (int turn = 0; turn < 20; ++turn) {
+      Case c = split_case({3900}, ContextSplit::kAuto);
+      c.K = c.V = 128;
+      verify::DeltaRuleData data = verify::make_delta_rule(c);
+      expect_ok(verify::call(context, data));
+      if (turn == 0) first = bits_of(data);
+      EXPECT_TRUE(bits_of(data) == first) << turn;
+    }
+  });
+}
+
+TEST(WalkedOnce, OfPaddingNothingIsWritten) {
+  Case c = split_case({2500}, ContextSplit::kAuto);
+  c.indices = verify::Indices::kPool32;
+  c.padding = verify::Padding::kNegative;
+  expect_walked_once(c);
+}
+
+// Which are stored by another walk.
+TEST(WalkedOnce, NotWithCheckpoints) {
+  Case c = split_case({2500}, ContextSplit::kAuto);
+  c.checkpoint_every = 192;
+  expect_walked_once(c);
 }
 
 // The plan splits this on a GPU of any size that has the kernel; in parts, too.

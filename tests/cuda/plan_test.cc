@@ -131,7 +131,26 @@ TEST(CudaPlans, AFixedSplitGoesByTheSequenceAlone) {
 }
 
 cuda::sm90::Beside beside_of(const Shape& shape, const cuda::Device& device) {
-  return cuda::chunk_sm90_layout(shape, device).beside;
+  return cuda::chunk_sm90_layout(shape, device, false).beside;
+}
+
+// One sequence of some length and few heads.
+TEST(CudaPlans, TwoShortSegmentsAreWalkedOnce) {
+  const Plan once = plan_of(few_heads(1, 2048, ContextSplit::kAuto), kH100);
+  EXPECT_TRUE(once.segments_walked_once) << to_string(once);
+  EXPECT_EQ(once.first_segment_tokens + once.segment_tokens, 2048);
+  const int64_t before = cuda::sm90_record_bytes;  // of all chunks that may be but one
+  cuda::sm90_record_bytes = 33 * (8 * 16256 + 2 * 16384);
+  EXPECT_FALSE(plan_of(few_heads(1, 2048, ContextSplit::kAuto), kH100).segments_walked_once);
+  cuda::sm90_record_bytes = before;
+  EXPECT_NE(to_string(once).find("walked once"), std::string::npos);
+  Shape half = few_heads(1, 2048, ContextSplit::kAuto);
+  half.dtype = DType::kF16;
+  for (const Shape& other :
+       {few_heads(1, 512, ContextSplit::kAuto), few_heads(1, 100000, ContextSplit::kAuto),
+        few_heads(2, 2048, ContextSplit::kAuto), few_heads(1, 4096, ContextSplit::kFixed), half}) {
+    EXPECT_FALSE(plan_of(other, kH100).segments_walked_once);
+  }
 }
 
 TEST(CudaPlans, ThePreparationRunsBesideTheWalkOfALongSequence) {
@@ -141,22 +160,36 @@ TEST(CudaPlans, ThePreparationRunsBesideTheWalkOfALongSequence) {
   shape.value_heads = 32;
   const cuda::sm90::Beside beside = beside_of(shape, kH100);
   EXPECT_TRUE(beside.here());
+  EXPECT_GT(beside.blocks, 0);
   EXPECT_LT(beside.blocks + 64, kH100.multiprocessors);
   // A flag for each item, within the workspace.
   EXPECT_EQ(beside.item(beside.chunks - 1, 15, 1) + 1, beside.items(beside.chunks));
   EXPECT_EQ(static_cast<size_t>(beside.offset + beside.bytes()),
             plan_of(shape, kH100).workspace_bytes_per_worker);
-  // Not of several sequences, of short ones, where the walk wants most multiprocessors, or on a
-  // device where the preparation could not keep up.
+  // No blocks stay of several sequences, of short ones, where the walk wants most multiprocessors,
+  // or on a device where the preparation could not keep up.
   Shape several = shape, brief = shape, many = shape;
   several.sequences = 2;
   brief.tokens = brief.max_length = 64;
   many.heads = many.value_heads = 64;
-  for (const Shape& other : {several, brief, many}) EXPECT_FALSE(beside_of(other, kH100).here());
+  for (const Shape& other : {several, brief, many}) EXPECT_EQ(beside_of(other, kH100).blocks, 0);
   const cuda::Device slice = {9, 0, 16, 227 * 1024};
   Shape few = shape;
   few.heads = few.value_heads = 4;
-  EXPECT_FALSE(beside_of(few, slice).here());
+  EXPECT_EQ(beside_of(few, slice).blocks, 0);
+}
+
+TEST(CudaPlans, ItemsThatAreResidentAtOnceAreBesideTheWalk) {
+  Shape shape = prefill(DType::kBF16, 1, 2048);
+  shape.context_split = ContextSplit::kOff;
+  shape.heads = 16;
+  shape.value_heads = 32;
+  EXPECT_TRUE(beside_of(shape, kH100).here());
+  shape.tokens = shape.max_length = 2112;  // blocks too many
+  EXPECT_FALSE(beside_of(shape, kH100).here());
+  shape.sequences = shape.tokens = 1000;  // of a token each
+  shape.max_length = 1;
+  EXPECT_FALSE(beside_of(shape, kH100).here());
 }
 
 // Every item has a number of its own, and every value head of a group one of its q/k head's items.
