@@ -130,14 +130,16 @@ Status plan_for(const Shape& shape, const Device& device, std::string_view kerne
       plan->parts = (shape.V + columns - 1) / columns;
       plan->tasks = shape.sequences * shape.value_heads * plan->parts;
       if (tensor_cores && plan->kernel == kSm90) {
-        // A Shape does not tell of checkpoints.
         const sm90::Layout layout = chunk_sm90_layout(shape, device, false);
-        const int64_t with_checkpoints = chunk_sm90_layout(shape, device, true).bytes();
+        int64_t bytes = layout.bytes();
+        // A Shape does not tell of checkpoints, with which these segments would be others.
+        if (layout.segments.once) {
+          bytes = std::max(bytes, chunk_sm90_layout(shape, device, true).bytes());
+        }
         plan->first_segment_tokens = layout.segments.first * plan->chunk;
         plan->segment_tokens = layout.segments.length * plan->chunk;
         plan->segments_walked_once = layout.segments.once;
-        plan->workspace_bytes_per_worker =
-            static_cast<size_t>(std::max(layout.bytes(), with_checkpoints));
+        plan->workspace_bytes_per_worker = static_cast<size_t>(bytes);
       } else if (tensor_cores) {
         plan->workspace_bytes_per_worker = chunk_workspace(shape);
       }

@@ -89,6 +89,42 @@ __device__ OwnRow own_row(const Rows& rows, int r, int64_t D) {
   return {rows.place(exists ? row : 0), exists ? D : 0};
 }
 
+// Adds the squares of a group's rows, which load(at) brings to x span by span. Returns where the
+// last span begins, which stays there.
+template <class Part, int kRows, class Load>
+__device__ __forceinline__ int64_t add_squares(const Part (&x)[kRows], int64_t D, const Load& load,
+                                               float (&sums)[kRows]) {
+  int64_t at = 0;
+  for (load(0);; load(at += Part::kElements)) {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) sums[r] = x[r].add_squares(sums[r]);
+    if (Part::kIsRow || at + Part::kElements >= D) return at;
+  }
+}
+
+// Stores y of a group's rows, backwards from the span that is there. Body(element of y, row, run, y
+// of the run to be filled in).
+template <class Part, int kRuns, int kRows, class Problem, class Load, class Body>
+__device__ __forceinline__ void store_backwards(const Problem& p, const OwnRow (&own)[kRows],
+                                                int64_t at, const Load& load, const Body& body) {
+  with_element(p.y_dtype, [&](auto element) {
+    using Y = decltype(element);
+    for (;; load(at -= Part::kElements)) {
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        Y* to = reinterpret_cast<Y*>(p.y) + own[r].place.offset(p.y_strides);
+#pragma unroll
+        for (int run = 0; run < kRuns; ++run) {
+          float y[Part::kRun];
+          body(element, r, run, y);
+          Part::store(to, Part::first(at, run), own[r].end, y);
+        }
+      }
+      if (Part::kIsRow || at == 0) break;
+    }
+  });
+}
+
 template <class T, int kRuns, bool kWhole>
 __global__ void __launch_bounds__(kThreads)
     l2norm_kernel(const __grid_constant__ L2normProblem p, const __grid_constant__ Rows rows) {
@@ -109,32 +145,13 @@ __global__ void __launch_bounds__(kThreads)
     for (int r = 0; r < kRows; ++r) x[r].load(from[r], at, own[r].end);
   };
   float factor[kRows] = {};
-  int64_t at = 0;
-  for (load(0);; load(at += Part::kElements)) {
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) factor[r] = x[r].add_squares(factor[r]);
-    if (Part::kIsRow || at + Part::kElements >= D) break;
-  }
+  const int64_t last = add_squares(x, D, load, factor);
 #pragma unroll
   for (int r = 0; r < kRows; ++r) factor[r] = norm_factor(sum_over_lanes<1, 8>(factor[r]), p.eps);
-  // Backwards from the span that is there.
-  with_element(p.y_dtype, [&](auto element) {
-    using Y = decltype(element);
-    for (;; load(at -= Part::kElements)) {
+  store_backwards<Part, kRuns>(p, own, last, load, [&](auto, int r, int run, auto& y) {
+    x[r].get(run, y);
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        Y* to = reinterpret_cast<Y*>(p.y) + own[r].place.offset(p.y_strides);
-#pragma unroll
-        for (int run = 0; run < kRuns; ++run) {
-          float y[Part::kRun];
-          x[r].get(run, y);
-#pragma unroll
-          for (int j = 0; j < Part::kRun; ++j) y[j] = __fmul_rn(y[j], factor[r]);
-          Part::store(to, Part::first(at, run), own[r].end, y);
-        }
-      }
-      if (Part::kIsRow || at == 0) break;
-    }
+    for (int j = 0; j < Part::kRun; ++j) y[j] = __fmul_rn(y[j], factor[r]);
   });
 }
 
@@ -184,37 +201,19 @@ __global__ void __launch_bounds__(kThreads)
     }
   };
   float factor[kRows] = {};
-  int64_t at = 0;
-  for (load(0);; load(at += Part::kElements)) {
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) factor[r] = x[r].add_squares(factor[r]);
-    if (Part::kIsRow || at + Part::kElements >= D) break;
-  }
+  const int64_t last = add_squares(x, D, load, factor);
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
     const float mean = sum_over_lanes<1, 8>(factor[r]) / static_cast<float>(D);
     factor[r] = norm_factor(mean, p.eps);
   }
-  // Backwards from the span that is there.
-  with_element(p.y_dtype, [&](auto element) {
-    using Y = decltype(element);
-    for (;; load(at -= Part::kElements)) {
+  store_backwards<Part, kRuns>(p, own, last, load, [&](auto element, int r, int run, auto& y) {
+    float gate[Part::kRun];
+    x[r].get(run, y);
+    z[r].get(run, gate);
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        Y* to = reinterpret_cast<Y*>(p.y) + own[r].place.offset(p.y_strides);
-#pragma unroll
-        for (int run = 0; run < kRuns; ++run) {
-          float y[Part::kRun], gate[Part::kRun];
-          x[r].get(run, y);
-          z[r].get(run, gate);
-#pragma unroll
-          for (int j = 0; j < Part::kRun; ++j) {
-            y[j] = y[j] * factor[r] * weight[run][j] * silu_to<Y>(gate[j]);
-          }
-          Part::store(to, Part::first(at, run), own[r].end, y);
-        }
-      }
-      if (Part::kIsRow || at == 0) break;
+    for (int j = 0; j < Part::kRun; ++j) {
+      y[j] = y[j] * factor[r] * weight[run][j] * silu_to<decltype(element)>(gate[j]);
     }
   });
 }
