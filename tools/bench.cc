@@ -159,11 +159,12 @@ void make_tokens(const Heads& h, DType dtype, int64_t B, int64_t T, Tensors* ten
 
 // Calls and probes in turn. `call` returns a Status; each of `probes` a rate; what comes back are
 // seconds a call, and the best that each probe saw: a peak is what can be, so whatever disturbs a
-// probe does not count.
+// probe does not count. Calls behind probes are not timed until caches are the calls' again: stores
+// that go past them leave nothing there, and a shared cache takes several calls to fill.
 template <class Call, class Probe>
 std::pair<Quantiles, std::vector<double>> measure(double min_time, const Call& call,
                                                   const std::vector<Probe>& probes) {
-  constexpr double kRound = 10e-3;  // as long as a few probes take
+  constexpr double kRound = 20e-3, kSettled = 40e-3;
   constexpr size_t kMinCalls = 5;
   constexpr int kMinProbes = 10;   // a disturbed peak is too low: give it chances
   constexpr double kPatience = 4;  // times min_time, after which fewer calls do
@@ -176,6 +177,10 @@ std::pair<Quantiles, std::vector<double>> measure(double min_time, const Call& c
   int rounds = 0;
   double total = 0;
   while (total < min_time || (seconds.size() < kMinCalls && total < kPatience * min_time)) {
+    if (rounds > 0) {
+      const Stopwatch settling;
+      while (settling.seconds() < kSettled) require(call());
+    }
     double round = 0;
     do {
       const Stopwatch watch;

@@ -1,10 +1,14 @@
 """Peers in turns: clocks and neighbours change, and then they change for all."""
 
+import random
 import statistics
 import time
 
 BATCH = 2e-3  # seconds a sample lasts at least; shorter calls are repeated
-WARM = 0.1  # a call shorter than this is preceded by an untimed one, after which caches and threads are its own
+WARM = 0.1  # a call shorter than this is preceded by untimed ones, after which caches and threads are its own
+# Seconds of them, at least: behind stores that go past the caches, those of one memory loop, states of 67 to 134 MB
+# take four to eight calls to be in a shared cache again, and a call takes up to twice as long until they are.
+SETTLED = 40e-3
 SLOW = 1.0  # a first call longer than this says enough: no other goes before the samples
 FEWEST = 3  # samples of a slow peer
 
@@ -19,7 +23,8 @@ def timed(run, first_turn, calls):
 
 def take_turns(runs, first, turns, budget):
     """{name: seconds of each round} of {name: run(turn)}: `turns` rounds, but a peer leaves them when it has spent
-    `budget` seconds on FEWEST samples or more. first: {name: seconds of its very first call}, where that was timed."""
+    `budget` seconds on FEWEST samples or more, untimed calls left out. first: {name: seconds of its very first call},
+    where that was timed."""
     found = {name: [] for name in runs}
     once, calls, turn, spent = {}, {}, {}, {}
     for name, run in runs.items():
@@ -27,20 +32,20 @@ def take_turns(runs, first, turns, budget):
         if once[name] < SLOW:
             once[name] = min(timed(run, at, 1) for at in range(1 if once[name] > WARM else 3))
         calls[name], turn[name], spent[name] = max(1, round(BATCH / once[name])), 3, 0.0
-    order = list(runs)
+    shuffled = random.Random(1)
     for _ in range(turns):
-        for name in order:
+        for name in shuffled.sample(list(runs), len(runs)):  # so that none is always after the same one
             samples = found[name]
             if spent[name] > budget and len(samples) >= FEWEST:
                 continue
-            start = time.perf_counter()
             if (samples[-1] if samples else once[name]) < WARM:
-                runs[name](turn[name])
-                turn[name] += 1
+                start = time.perf_counter()
+                while time.perf_counter() - start < SETTLED:
+                    runs[name](turn[name])
+                    turn[name] += 1
             samples.append(timed(runs[name], turn[name], calls[name]))
             turn[name] += calls[name]
-            spent[name] += time.perf_counter() - start
-        order = order[1:] + order[:1]  # so that none is always after the same one
+            spent[name] += samples[-1] * calls[name]
     return found
 
 
