@@ -58,7 +58,7 @@ def arguments():
         help="tuned (large blocks kept, huge pages), default; with both, each peer's best counts",
     )
     parser.add_argument("--turns", type=int, help="samples of a peer (31; quick: 3)")
-    parser.add_argument("--budget", type=float, help="seconds that a slow peer gets for its turns (2; quick: .2)")
+    parser.add_argument("--budget", type=float, help="timed seconds that a slow peer gets for its turns (2; quick: .2)")
     parser.add_argument("--quick", action="store_true", help="tiny shapes and few samples")
     parser.add_argument("--json", type=pathlib.Path, help="write the results")
     parser.add_argument("--svg", type=pathlib.Path, help="write the chart, of the largest number of threads")

@@ -6,9 +6,10 @@ import time
 
 BATCH = 2e-3  # seconds a sample lasts at least; shorter calls are repeated
 WARM = 0.1  # a call shorter than this is preceded by untimed ones, after which caches and threads are its own
-# Seconds of them, at least: behind stores that go past the caches, those of one memory loop, states of 67 to 134 MB
-# take four to eight calls to be in a shared cache again, and a call takes up to twice as long until they are.
-SETTLED = 40e-3
+# How many of them, and of how many seconds together, at least: behind stores that go past the caches, those of one
+# memory loop, states of 67 to 134 MB take four to eight calls to be in a shared cache again, and a call takes up to
+# twice as long until they are.
+SETTLING, SETTLED = 4, 40e-3
 SLOW = 1.0  # a first call longer than this says enough: no other goes before the samples
 FEWEST = 3  # samples of a slow peer
 
@@ -32,17 +33,18 @@ def take_turns(runs, first, turns, budget):
         if once[name] < SLOW:
             once[name] = min(timed(run, at, 1) for at in range(1 if once[name] > WARM else 3))
         calls[name], turn[name], spent[name] = max(1, round(BATCH / once[name])), 3, 0.0
-    shuffled = random.Random(1)
+    order = random.Random(1)
     for _ in range(turns):
-        for name in shuffled.sample(list(runs), len(runs)):  # so that none is always after the same one
+        for name in order.sample(list(runs), len(runs)):  # so that none is always after the same one
             samples = found[name]
             if spent[name] > budget and len(samples) >= FEWEST:
                 continue
-            if (samples[-1] if samples else once[name]) < WARM:
-                start = time.perf_counter()
-                while time.perf_counter() - start < SETTLED:
+            if once[name] < WARM:
+                start, settling = time.perf_counter(), 0
+                while settling < SETTLING or time.perf_counter() - start < SETTLED:
                     runs[name](turn[name])
                     turn[name] += 1
+                    settling += 1
             samples.append(timed(runs[name], turn[name], calls[name]))
             turn[name] += calls[name]
             spent[name] += samples[-1] * calls[name]

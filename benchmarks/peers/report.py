@@ -12,8 +12,9 @@ NOTES = """\
 Prefill starts from states and leaves states; g and beta are given, q and k are l2-normalised inside (ONNX Runtime and
 llama.cpp do not and get normalised ones). Decode computes gates and norms inside (again except those two), on states in
 a pool, in place (except ONNX Runtime, llama.cpp and Hugging Face, which give new ones). One sequence: hot is the same
-state again and again, rotated a cold one each time. varlen is 1, 63, 64, 65, 500 and 1355 tokens in one call, a call
-for each where a peer has no packs. A memory loop only reads and writes the states."""
+state again and again, rotated another of 128 each time, cold unless a cache holds them all. varlen is 1, 63, 64, 65,
+500 and 1355 tokens in one call, a call for each where a peer has no packs. A memory loop only reads and writes the
+states."""
 
 
 class Best:
