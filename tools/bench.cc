@@ -1,6 +1,6 @@
 // gdn bench: how fast prefill and decode are, and what share that is of what the machine gives in
-// the same minute. Operator and peak take turns, in rounds of some milliseconds: clocks and
-// neighbours change, and then they change for both.
+// the same minute. Operator and peak take turns, in rounds of some tens of milliseconds: clocks
+// and neighbours change, and then they change for both.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -159,16 +159,17 @@ void make_tokens(const Heads& h, DType dtype, int64_t B, int64_t T, Tensors* ten
 
 // Calls and probes in turn. `call` returns a Status; each of `probes` a rate; what comes back are
 // seconds a call, and the best that each probe saw: a peak is what can be, so whatever disturbs a
-// probe does not count. Calls behind probes are not timed until caches are the calls' again: stores
-// that go past them leave nothing there, and a shared cache takes several calls to fill.
+// probe does not count. Untimed calls go before timed ones, first and behind probes, for `settling`
+// seconds where these are shorter than that: stores that go past the caches leave nothing there,
+// and 134 MB take some eight calls to be in a shared cache again.
 template <class Call, class Probe>
-std::pair<Quantiles, std::vector<double>> measure(double min_time, const Call& call,
+std::pair<Quantiles, std::vector<double>> measure(double min_time, double settling,
+                                                  const Call& call,
                                                   const std::vector<Probe>& probes) {
-  constexpr double kRound = 20e-3, kSettled = 40e-3;
+  constexpr double kRound = 20e-3;  // half as long as what goes before it
   constexpr size_t kMinCalls = 5;
   constexpr int kMinProbes = 10;   // a disturbed peak is too low: give it chances
   constexpr double kPatience = 4;  // times min_time, after which fewer calls do
-  require(call());                 // warms caches and page tables
   std::vector<double> seconds;
   std::vector<double> peaks(probes.size());
   const auto probe = [&] {
@@ -177,9 +178,11 @@ std::pair<Quantiles, std::vector<double>> measure(double min_time, const Call& c
   int rounds = 0;
   double total = 0;
   while (total < min_time || (seconds.size() < kMinCalls && total < kPatience * min_time)) {
-    if (rounds > 0) {
-      const Stopwatch settling;
-      while (settling.seconds() < kSettled) require(call());
+    if (rounds == 0 || seconds.back() < settling) {
+      const Stopwatch untimed;
+      do {
+        require(call());
+      } while (untimed.seconds() < settling);
     }
     double round = 0;
     do {
@@ -197,6 +200,7 @@ std::pair<Quantiles, std::vector<double>> measure(double min_time, const Call& c
   return {quantiles(std::move(seconds)), peaks};
 }
 
+constexpr double kSettling = 40e-3;  // behind loops over memory
 using Rate = std::function<double()>;
 
 // The call, in a workspace of the caller's so that nothing is allocated while the clock runs.
@@ -230,7 +234,7 @@ Result prefill(const Options& o, const Heads& h, Context context, const Work& wo
   std::vector<Rate> probes;
   if (probe != nullptr)
     probes.push_back([&] { return benchmarks::rate(*probe, context.executor); });
-  const auto [seconds, peaks] = measure(o.min_time, call, probes);
+  const auto [seconds, peaks] = measure(o.min_time, 0, call, probes);
   result.seconds = seconds;
   result.rate = prefill_flops(h, work.tokens) / seconds.median;
   if (probe != nullptr) {
@@ -255,7 +259,7 @@ Result streamed(const Options& o, Context context, const Work& work, const Args&
     probes.push_back(
         [&] { return benchmarks::rate(probe, context.executor, walked.data(), walked.bytes()); });
   }
-  const auto [seconds, peaks] = measure(o.min_time, call, probes);
+  const auto [seconds, peaks] = measure(o.min_time, kSettling, call, probes);
   result.seconds = seconds;
   result.rate = bytes / seconds.median;
   for (size_t i = 0; i < peaks.size(); ++i) {
@@ -483,7 +487,7 @@ void add_bench(CLI::App& app, Action* action) {
       ->check(CLI::IsMember({"vk", "kv"}))
       ->capture_default_str();
   command->add_option("--shape", o->shape, "Heads and head dimensions")->capture_default_str();
-  command->add_option("--min-time", o->min_time, "Seconds of calls for every line, at least")
+  command->add_option("--min-time", o->min_time, "Seconds of timed calls for every line, at least")
       ->check(CLI::Range(1e-3, 3600.0))
       ->capture_default_str();
   add_threads(command, &o->threads);

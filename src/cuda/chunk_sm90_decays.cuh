@@ -5,7 +5,10 @@
 #include <cfloat>
 
 #include "cuda/chunk_sm90_team.cuh"
+#include "cuda/element.cuh"
 #include "cuda/gates.cuh"
+#include "cuda/mma.cuh"
+#include "problem.h"
 
 namespace gdn::cuda::sm90 {
 

@@ -4,9 +4,12 @@
 
 #include <type_traits>
 
+#include "cuda/chunk_sm90_record.h"
 #include "cuda/chunk_sm90_team.cuh"
 #include "cuda/element.cuh"
+#include "cuda/mma.cuh"
 #include "cuda/wgmma.cuh"
+#include "problem.h"
 
 namespace gdn::cuda::sm90 {
 
@@ -64,19 +67,6 @@ __device__ __forceinline__ void multiply_rows(float (&d)[32], uint32_t a, uint32
   }
 }
 
-// The code for the four warps is one, lest they compete for the instruction cache: the block on the
-// diagonal, which lies elsewhere in each, is put last, where nothing but the last warp's lies below
-// or on the diagonal.
-constexpr int kDiagonal = 3 * kTile / 2;  // its first register
-__device__ __forceinline__ void put_diagonal_last(float (&x)[32], int warp) {
-#pragma unroll
-  for (int w = 0; w + 1 < kTiles; ++w) {
-#pragma unroll
-    for (int e = 0; e < kTile / 2; ++e) {
-      if (w == warp) x[kDiagonal + e] = x[w * kTile / 2 + e];
-    }
-  }
-}
 // Of the diagonal of x, the elements of rows lane / 4 and 8 further of the warp's 16; right in the
 // lanes of has_diagonal.
 __device__ __forceinline__ bool has_diagonal(int lane) { return lane % 4 == lane / 8; }

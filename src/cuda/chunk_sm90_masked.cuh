@@ -2,7 +2,15 @@
 // matrices and decays, in quick forms, and where these do not hold in others.
 #pragma once
 
+#include <cfloat>
+
 #include "cuda/chunk_sm90_decays.cuh"
+#include "cuda/chunk_sm90_inverse.cuh"
+#include "cuda/chunk_sm90_record.h"
+#include "cuda/chunk_sm90_team.cuh"
+#include "cuda/gates.cuh"
+#include "cuda/hopper.cuh"
+#include "cuda/mma.cuh"
 
 namespace gdn::cuda::sm90 {
 
@@ -202,7 +210,7 @@ __device__ __forceinline__ void make_steep_P(const float (&qk)[32], const Prepar
 }
 
 // The largest of all threads' |x|, which are given as bits.
-__device__ __forceinline__ uint32_t block_largest(PrepareShared& m, uint32_t bits) {
+__device__ __forceinline__ uint32_t team_largest(PrepareShared& m, uint32_t bits) {
   bits = __reduce_max_sync(kAllLanes, bits);
   sync_team();
   if (threadIdx.x % kWarp == 0) m.largest[team_thread() / kWarp] = bits;
@@ -241,7 +249,7 @@ __device__ __forceinline__ float make_large_T(const float (&kk)[32], PrepareShar
   for (int i = thread; i < kElements; i += kTeamThreads) {
     largest = max(largest, __float_as_uint(T[i]) & 0x7fffffffu);
   }
-  const float power = power_of_two(__uint_as_float(block_largest(m, largest)));
+  const float power = power_of_two(__uint_as_float(team_largest(m, largest)));
   const float inverse = inverse_power(power);
 #pragma unroll 1
   for (int i = thread; i < kElements; i += kTeamThreads) {

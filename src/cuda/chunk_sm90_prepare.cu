@@ -3,13 +3,18 @@
 // shared memory, their Gram matrices by wgmma, and for each value head the decays, the masked
 // matrices and the exact inverse (chunk_sm90_inverse.cuh). docs/kernels/chunk-sm90.md describes it.
 #include "cuda/chunk_beside.h"
+#include "cuda/chunk_sm90_decays.cuh"
 #include "cuda/chunk_sm90_gram.cuh"
 #include "cuda/chunk_sm90_masked.cuh"
 #include "cuda/chunk_sm90_stages.h"
+#include "cuda/chunk_sm90_team.cuh"
 #include "cuda/chunk_table.cuh"
 #include "cuda/dependent.cuh"
 #include "cuda/divisor.cuh"
+#include "cuda/hopper.cuh"
 #include "cuda/launch.h"
+#include "cuda/mma.cuh"
+#include "cuda/wgmma.cuh"
 
 namespace gdn::cuda::sm90 {
 namespace {

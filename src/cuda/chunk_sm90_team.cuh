@@ -1,11 +1,16 @@
-// What a team of four warps shares that prepares an item of the chunk operator on Hopper: a chunk
-// and up to four value heads of a q/k head.
+// What the four warps share that prepare an item of the chunk operator on Hopper, a chunk and up to
+// four value heads of a q/k head: their memory, and which rows and registers a lane has of a
+// matrix.
 #pragma once
+
+#include <cstddef>
+#include <cstdint>
 
 #include "cuda/chunk_beside.h"
 #include "cuda/chunk_sm90_inverse.cuh"
+#include "cuda/chunk_sm90_record.h"
+#include "cuda/element.cuh"
 #include "cuda/hopper.cuh"
-#include "cuda/mma.cuh"
 
 namespace gdn::cuda::sm90 {
 
@@ -91,5 +96,19 @@ struct LanePlace {
     return at;
   }
 };
+
+// The code for the four warps is one, lest they compete for the instruction cache: the block on the
+// diagonal, which lies elsewhere in each, is put last, where nothing but the last warp's lies below
+// or on the diagonal.
+constexpr int kDiagonal = 3 * kTile / 2;  // its first register
+__device__ __forceinline__ void put_diagonal_last(float (&x)[32], int warp) {
+#pragma unroll
+  for (int w = 0; w + 1 < kTiles; ++w) {
+#pragma unroll
+    for (int e = 0; e < kTile / 2; ++e) {
+      if (w == warp) x[kDiagonal + e] = x[w * kTile / 2 + e];
+    }
+  }
+}
 
 }  // namespace gdn::cuda::sm90
