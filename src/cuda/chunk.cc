@@ -8,6 +8,7 @@
 #include "cuda/chunk_sm90_stages.h"
 #include "cuda/chunk_split.h"
 #include "cuda/chunk_stages.h"
+#include "cuda/chunk_wide.h"
 #include "cuda/kernels.h"
 
 namespace gdn::cuda {
@@ -56,6 +57,7 @@ sm90::Layout chunk_sm90_layout(const Shape& shape, const Device& device, bool ch
   layout.partials = {once ? layout.segments.length : 0, shape.value_heads, shape.K, shape.V,
                      layout.boundaries.offset + layout.boundaries.bytes()};
   layout.beside = sm90::choose_beside(shape, device, layout.parts, layout.segments);
+  layout.wide = sm90::choose_wide(shape, device, layout.segments);
   layout.beside.offset = layout.partials.offset + layout.partials.bytes();
   return layout;
 }

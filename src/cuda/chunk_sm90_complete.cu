@@ -135,7 +135,7 @@ __device__ __forceinline__ void complete_chunk(CompleteShared<K>& m, const Delta
                                                const TokenMaps& maps, const Layout& layout,
                                                std::byte* workspace, uint32_t number) {
   using T = __nv_bfloat16;
-  using State = StateColumns<T, K>;
+  using State = StateColumns<T, K, 1>;
   const Partials& partials = layout.partials;
   const auto columns = static_cast<uint32_t>(p.shape.V / kColumns);
   const auto heads = static_cast<uint32_t>(p.shape.value_heads);

@@ -16,6 +16,7 @@ struct Layout {
   Boundaries boundaries;  // behind the records
   Partials partials;      // behind these
   Beside beside;          // its flags behind those
+  bool wide = false;      // a block of the walk has all V columns of a value head (chunk_wide.h)
 
   int64_t bytes() const { return beside.offset + beside.bytes(); }
 };

@@ -46,7 +46,8 @@ __device__ __forceinline__ void store_tile(const CUtensorMap& map, const TilePos
 }
 
 // The two blocks of a value head are a cluster: k, q and what the preparation left are the same for
-// both, so each loads half of it, for both. A block by itself is a cluster, too.
+// both, so each loads half of it, for both. Where a block has all columns, two value heads of a q/k
+// head are one, which share k, q and k in float16. A block by itself is a cluster, too.
 struct Cluster {
   int rank = cluster_rank(), size = cluster_size();
   __device__ bool alone() const { return size == 1; }
@@ -146,22 +147,33 @@ __device__ void wait_for_last(const uint64_t (&empty)[kStages], Cursor<kStages> 
   }
 }
 
-template <class T, int K>
-__device__ void load_tokens(Shared<K>& m, const DeltaRuleProblem& p, const TokenMaps& maps,
+// Which tokens a warp loads: where registers are few there are two, for keys and queries and for
+// values.
+enum class Loads { kAll, kKeysQueries, kValues };
+template <class T, Loads kLoads, int K, int kGroups>
+__device__ void load_tokens(Shared<K, kGroups>& m, const DeltaRuleProblem& p, const TokenMaps& maps,
                             const Block& block) {
-  using Stage = Tokens<K>;
-  Cursor<Shared<K>::kTokenStages> at;
+  using Stage = Tokens<K, kGroups>;
+  Cursor<Shared<K, kGroups>::kTokenStages> at;
   const Cluster cluster;
+  constexpr bool kRows = kLoads != Loads::kValues;
   // Values of a transition are zeros that are there already.
-  const bool queries = block.outputs, values = block.walk != Walk::kTransition;
-  const int tiles = Stage::kRowTiles * (queries ? 2 : 1) + (values ? 1 : 0);
+  const bool queries = kRows && block.outputs;
+  const bool values = kLoads != Loads::kKeysQueries && block.walk != Walk::kTransition;
+  const int tiles =
+      Stage::kRowTiles * ((kRows ? 1 : 0) + (queries ? 1 : 0)) + (values ? kGroups : 0);
+  // In 32 bits, as the copy engine counts: registers are short.
+  int token = static_cast<int>(block.s.begin + block.begin * kChunk);
+  int left = static_cast<int>(block.s.length - block.begin * kChunk);  // tokens
+  const int batch = static_cast<int>(block.s.batch);
 #pragma unroll 1
-  for (int64_t c = block.begin; c < block.end; ++c, at.advance()) {
+  for (int chunks = static_cast<int>(block.end - block.begin); chunks > 0;
+       --chunks, token += kChunk, left -= kChunk, at.advance()) {
     Stage& to = m.tokens[at.stage];
     const uint32_t full = shared_address(&m.tokens_full[at.stage]);
     // Not before the chunk that was here is done with; of a new barrier the phase before has ended.
     wait_barrier(shared_address(&m.tokens_empty[at.stage]), at.phase ^ 1);
-    if (maps.given && block.valid_tokens(c) == kChunk) {
+    if (maps.given && left >= kChunk) {
       if (!leads()) {
         if (arrives()) arrive(full);
         continue;
@@ -171,7 +183,7 @@ __device__ void load_tokens(Shared<K>& m, const DeltaRuleProblem& p, const Token
 #pragma unroll
         for (int i = 0; i < Stage::kRowTiles; ++i) {
           if (!cluster.loads(first + i)) continue;
-          const TilePosition at = block.position(c, block.qk_head, i * 64);
+          const TilePosition at{i * 64, block.qk_head, token, batch};
           const uint32_t tile = shared_address(tiles) + i * kTileBytes;
           if (cluster.alone()) {
             load_tile(map, at, tile, full);
@@ -180,17 +192,21 @@ __device__ void load_tokens(Shared<K>& m, const DeltaRuleProblem& p, const Token
           }
         }
       };
-      load_shared(maps.k, to.k, 0);
+      if (kRows) load_shared(maps.k, to.k, 0);
       if (values) {
-        load_tile(maps.v, block.position(c, block.value_head, block.v0), shared_address(to.v),
-                  full);
+#pragma unroll
+        for (int i = 0; i < kGroups; ++i) {
+          load_tile(maps.v, {block.v0 + i * kColumns, block.value_head, token, batch},
+                    shared_address(to.v) + i * kTileBytes, full);
+        }
       }
       if (queries) load_shared(maps.q, to.q, Stage::kRowTiles);
       continue;
     }
-    Pieces<T, K>(p.k, block, c, block.qk_head, 0).load(to.k);
+    const int64_t c = block.end - chunks;
+    if (kRows) Pieces<T, K>(p.k, block, c, block.qk_head, 0).load(to.k);
     if (queries) Pieces<T, K>(p.q, block, c, block.qk_head, 0).load(to.q);
-    if (values) Pieces<T, kColumns>(p.v, block, c, block.value_head, block.v0).load(to.v);
+    if (values) Pieces<T, kGroups * kColumns>(p.v, block, c, block.value_head, block.v0).load(to.v);
     commit_copies();
     wait_for_copies<0>();
     fence_async_proxy();
@@ -209,7 +225,7 @@ struct LaneCopy {
   int64_t stride = 0;  // to the next chunk's
   int bytes = 0;
 };
-template <int K>
+template <int K, int kGroups>
 __device__ LaneCopy copy_of_lane(const Records& records, const HeadRecord* head,
                                  const KeyRecord<K>* keys, bool outputs) {
   using Kind = LaneCopy::Kind;
@@ -234,7 +250,7 @@ __device__ LaneCopy copy_of_lane(const Records& records, const HeadRecord* head,
       copy.from = head->T_high + low * HeadRecord::kMatrixBytes + in_matrix;
     }
   } else if (lane == 3 * kPanels) {
-    using Stage = Tokens<K>;
+    using Stage = Tokens<K, kGroups>;
     copy.kind = Kind::kVectors;
     copy.to = offsetof(Stage, vectors);
     copy.from = reinterpret_cast<const std::byte*>(&head->vectors);
@@ -270,18 +286,22 @@ __device__ inline int64_t wait_for_items(const Beside& beside, std::byte* worksp
   return min(left, int64_t{from_first});
 }
 
-template <int K>
-__device__ void load_records(Shared<K>& m, const Records& records, const Beside& beside,
+template <int K, int kGroups>
+__device__ void load_records(Shared<K, kGroups>& m, const Records& records, const Beside& beside,
                              const Part& part, std::byte* workspace, const Block& block) {
   using Kind = LaneCopy::Kind;
-  using S = Shared<K>;
+  using S = Shared<K, kGroups>;
   const bool outputs = block.outputs;
   const int64_t number = block.number + block.begin;
-  LaneCopy copy =
-      copy_of_lane<K>(records, records.head(workspace, part, number, block.value_head),
-                      records.template keys<K>(workspace, part, number, block.qk_head), outputs);
+  LaneCopy copy = copy_of_lane<K, kGroups>(
+      records, records.head(workspace, part, number, block.value_head),
+      records.template keys<K>(workspace, part, number, block.qk_head), outputs);
   const Cluster cluster;
-  if (!cluster.loads(static_cast<int>(threadIdx.x) % kWarp)) copy.kind = Kind::kNone;
+  // Whether the lane's part is for all blocks: of a value head's, if they have its columns.
+  const bool of_head =
+      copy.stride == records.value_heads * static_cast<int64_t>(sizeof(HeadRecord));
+  const bool for_all = !cluster.alone() && (kGroups == 1 || !of_head);
+  if (for_all && !cluster.loads(static_cast<int>(threadIdx.x) % kWarp)) copy.kind = Kind::kNone;
   if (outputs && !beside.here()) wait_for_kernel_before();
   const int in_group = block.value_head -
                        block.qk_head * static_cast<int>(static_cast<uint32_t>(records.value_heads) /
@@ -296,7 +316,7 @@ __device__ void load_records(Shared<K>& m, const Records& records, const Beside&
     __syncwarp();
     if (copy.kind != kind) return;
     const uint32_t to = shared_address(stage) + copy.to;
-    if (cluster.alone()) {
+    if (!for_all) {
       copy_bulk_in(to, copy.from, copy.bytes, full);
     } else {
       copy_bulk_in_all(to, copy.from, copy.bytes, full, cluster.all());
@@ -327,11 +347,11 @@ __device__ void load_records(Shared<K>& m, const Records& records, const Beside&
   wait_for_last(m.products_empty, record_at);
 }
 
-template <class T, int K>
-__device__ void store_outputs(Shared<K>& m, const DeltaRuleProblem& p, const TokenMaps& maps,
-                              int64_t partials_apart, const Block& block) {
+template <class T, int K, int kGroups>
+__device__ void store_outputs(Shared<K, kGroups>& m, const DeltaRuleProblem& p,
+                              const TokenMaps& maps, int64_t partials_apart, const Block& block) {
   if (!block.outputs) return;
-  Cursor<Shared<K>::kOutStages> at;
+  Cursor<Shared<K, kGroups>::kOutStages> at;
   std::byte* partial = block.partial;
   const bool accumulators = block.walk == Walk::kFromZero;
 #pragma unroll 1
@@ -339,13 +359,17 @@ __device__ void store_outputs(Shared<K>& m, const DeltaRuleProblem& p, const Tok
     const std::byte* tile = m.out[at.stage];
     wait_barrier(shared_address(&m.out_full[at.stage]), at.phase);
     if (block.walk == Walk::kSegment && (!maps.given || block.valid_tokens(c) < kChunk)) {
-      Pieces<T, kColumns>(p.out, block, c, block.value_head, block.v0).store(tile);
+      Pieces<T, kGroups * kColumns>(p.out, block, c, block.value_head, block.v0).store(tile);
     } else if (leads()) {
       // The fence here, and not in the warps that wrote it: those would wait for all that they have
       // in flight.
       fence_async_proxy();
       if (block.walk == Walk::kSegment) {
-        store_tile(maps.out, block.position(c, block.value_head, block.v0), shared_address(tile));
+#pragma unroll
+        for (int i = 0; i < kGroups; ++i) {
+          store_tile(maps.out, block.position(c, block.value_head, block.v0 + i * kColumns),
+                     shared_address(tile) + i * kTileBytes);
+        }
       } else {
         copy_bulk_out(partial, shared_address(tile), accumulators ? 2 * kTileBytes : kTileBytes);
         partial += partials_apart;

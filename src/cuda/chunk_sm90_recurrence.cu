@@ -1,5 +1,6 @@
 // The second kernel of the chunk operator on Hopper: a block owns 64 V columns of a (sequence,
-// value head), or of a segment of it, and walks its chunks, a warpgroup with the state
+// value head), or of a segment of it, or all 128 columns (chunk_wide.h), and walks its chunks, a
+// warpgroup for each 64 with the state
 // (chunk_sm90_state.cuh) and three warps that move (chunk_sm90_movers.cuh).
 #include "cuda/chunk_sm90_movers.cuh"
 #include "cuda/chunk_sm90_range.cuh"
@@ -12,36 +13,50 @@
 namespace gdn::cuda::sm90 {
 namespace {
 
-constexpr int kThreads = kGroup + 3 * kWarp;
+// What a kernel walks: segments from where they begin, 64 columns a block or all 128; or from zero
+// and from the identity, without outputs; or, first segments so and the others so, all with
+// outputs.
+enum class Walks { kSegments, kWide, kApart, kOnce };
+constexpr int groups_of(Walks walks) { return walks == Walks::kWide ? 2 : 1; }
+// Of a block: the warpgroups with a state, and three warps that move. Two warpgroups take registers
+// of those that move, which are a warpgroup then: one of them loads values alone, lest the one that
+// loads tokens spills.
+constexpr int threads_of(Walks walks) {
+  return walks == Walks::kWide ? 3 * kGroup : kGroup + 3 * kWarp;
+}
+constexpr int kThreads = threads_of(Walks::kSegments);
+constexpr int kWideRegisters = 240, kMoverRegisters = 24;
 
-template <class T>
+template <class T, Walks kWalks>
 __device__ void zero_columns(const DeltaRuleProblem& p, const Sequence& s, int64_t head, int v0) {
-  for (int64_t i = threadIdx.x; i < s.length * kColumns; i += kThreads) {
-    reinterpret_cast<T*>(p.out.at(s, i / kColumns, head))[v0 + i % kColumns] = from_float<T>(0);
+  constexpr int kCount = groups_of(kWalks) * kColumns;
+  for (int64_t i = threadIdx.x; i < s.length * kCount; i += threads_of(kWalks)) {
+    reinterpret_cast<T*>(p.out.at(s, i / kCount, head))[v0 + i % kCount] = from_float<T>(0);
   }
 }
 
-template <int K>
-__device__ void init_barriers(Shared<K>& m) {
+template <int K, int kGroups>
+__device__ void init_barriers(Shared<K, kGroups>& m) {
+  constexpr int kArriving = Shared<K, kGroups>::kWarps * kArrivals;
   const auto init = [](uint64_t& barrier, int arrivals) {
     init_barrier(shared_address(&barrier), arrivals);
   };
-  // Of both warps that load, and the bytes.
-  for (uint64_t& barrier : m.tokens_full) init(barrier, kArrivals + 1);
+  // Of the warps that load, and the bytes.
+  for (uint64_t& barrier : m.tokens_full) init(barrier, kGroups * kArrivals + 1);
   for (uint64_t& barrier : m.inverse_full) init(barrier, 1);
   for (uint64_t& barrier : m.products_full) init(barrier, 1);
-  const int waiters = kStateWarps * kArrivals * cluster_size();
+  const int waiters = kArriving * cluster_size();
   for (uint64_t& barrier : m.tokens_empty) init(barrier, waiters);
-  for (uint64_t& barrier : m.inverse_empty) init(barrier, waiters);
+  for (uint64_t& barrier : m.inverse_empty) init(barrier, kGroups == 1 ? waiters : kArriving);
   for (uint64_t& barrier : m.products_empty) init(barrier, waiters);
-  for (uint64_t& barrier : m.out_full) init(barrier, kStateWarps * kArrivals);
+  for (uint64_t& barrier : m.out_full) init(barrier, kArriving);
   for (uint64_t& barrier : m.out_empty) init(barrier, kArrivals);
   fence_barrier_init();
 }
 
 // The rows of T and P above the diagonal, which no copy writes.
-template <int K>
-__device__ void zero_above(Shared<K>& m) {
+template <int K, int kGroups>
+__device__ void zero_above(Shared<K, kGroups>& m) {
   const auto zero = [](Panels& matrix) {
     for (int p = 1; p < Panels::kCount; ++p) {
       const int parts = p * HeadRecord::kTileBytes / 16, i = static_cast<int>(threadIdx.x);
@@ -58,17 +73,13 @@ __device__ void zero_above(Shared<K>& m) {
 
 // Values of a transition.
 template <int K>
-__device__ void zero_values(Shared<K>& m) {
-  for (Tokens<K>& stage : m.tokens) {
+__device__ void zero_values(Shared<K, 1>& m) {
+  for (Tokens<K, 1>& stage : m.tokens) {
     for (int i = static_cast<int>(threadIdx.x); i < kTileBytes / 16; i += kThreads) {
       reinterpret_cast<uint4*>(stage.v)[i] = uint4{};
     }
   }
 }
-
-// What a kernel walks: segments from where they begin; or from zero and from the identity, without
-// outputs; or, first segments so and the others so, all with outputs.
-enum class Walks { kSegments, kApart, kOnce };
 
 // What the numbering of the grid gives a block.
 struct Job {
@@ -92,7 +103,7 @@ Blocks blocks_of(const DeltaRuleProblem& problem, const Layout& layout, Pass pas
   // One sequence more for the rows past the last one.
   const int64_t sequences = shape.sequences + (problem.sequences.cu_seqlens.given() ? 1 : 0);
   Blocks blocks;
-  blocks.columns = static_cast<int>(shape.V / kColumns);
+  blocks.columns = layout.wide ? 1 : static_cast<int>(shape.V / kColumns);
   if (pass == Pass::kApart || pass == Pass::kOnce)
     blocks.rows = static_cast<int>(shape.K / kColumns);
   if (pass == Pass::kFirst || pass == Pass::kOnce) {
@@ -125,7 +136,7 @@ __device__ Job job_of(const DeltaRuleProblem& p, const Layout& layout, const Par
     job.segment = static_cast<int>(place.segment);
     // Walked apart and again, a last segment is walked once.
     if (kWalks != Walks::kApart || !place.last) job.n = static_cast<int>(place.n);
-    if constexpr (kWalks != Walks::kSegments) {
+    if constexpr (kWalks == Walks::kApart || kWalks == Walks::kOnce) {
       job.walk = column < blocks.columns ? Walk::kFromZero : Walk::kTransition;
       if (job.walk == Walk::kTransition) column -= blocks.columns;
     }
@@ -136,16 +147,17 @@ __device__ Job job_of(const DeltaRuleProblem& p, const Layout& layout, const Par
 
 // The warpgroup that has the state, from where the state is to where it goes.
 template <class T, int K, Walks kWalks>
-__device__ __forceinline__ void walk_state(Shared<K>& m, const DeltaRuleProblem& p,
-                                           const Flag& flag, const Layout& layout, const Part& part,
+__device__ __forceinline__ void walk_state(Shared<K, groups_of(kWalks)>& m,
+                                           const DeltaRuleProblem& p, const Flag& flag,
+                                           const Layout& layout, const Part& part,
                                            std::byte* workspace, const Job& job, const Range& range,
                                            const Block& block, const InitialState& initial,
                                            bool last) {
   const Shape& shape = p.shape;
   const Records& records = layout.records;
   const Boundaries& boundaries = layout.boundaries;
-  StateColumns<T, K> state{m};
-  const int v0 = job.v0;
+  StateColumns<T, K, groups_of(kWalks)> state{m};
+  const int v0 = job.v0 + state.group * kColumns;
   // Of float32 states [V,K] within a call.
   const auto within = [&](float* head) {
     return StatePlace{reinterpret_cast<std::byte*>(head + v0 * K), DType::kF32, StateLayout::kVK};
@@ -200,29 +212,35 @@ __device__ __forceinline__ void walk_state(Shared<K>& m, const DeltaRuleProblem&
   } else if (last) {
     to = within(records.carried_state(workspace, part.index, job.head));
   }
-  if (state.lane == 0) m.end[state.warp] = to;
+  Destination& destination = m.to[state.group * kStateWarps + state.warp];
+  if (state.lane == 0) {
+    destination = {to, offset, job.n, static_cast<int>(range.s.length / kChunk)};
+  }
   __syncwarp();
   // Chunks in 32 bits: registers are short while it walks.
   const int every = static_cast<int>(min(p.checkpoint_every / kChunk, int64_t{INT32_MAX}));
-  const int whole = static_cast<int>(range.s.length / kChunk), end = static_cast<int>(block.end);
+  const int end = static_cast<int>(block.end);
   for (int c = static_cast<int>(block.begin); c < end;) {
     const int left = end - c, to_checkpoint = every > 0 ? every - c % every : left;
     const int span = to_checkpoint < left ? to_checkpoint : left;
     state.template walk<kWalks == Walks::kOnce ? Sink::kEither : Sink::kTile>(span);
     c += span;
-    if (kWalks == Walks::kSegments && every > 0 && c % every == 0 && c <= whole) {
-      state.store(of_call(checkpoint_of(p, job.n, c / every - 1, flag), p.checkpoints.dtype),
+    if (kWalks != Walks::kOnce && every > 0 && c % every == 0 && c <= destination.whole) {
+      std::byte* slot = checkpoint_of(p, destination.n, c / every - 1, flag);
+      const DType dtype = p.checkpoints.dtype;
+      state.store({slot == nullptr ? nullptr : slot + destination.offset * size_of(dtype), dtype,
+                   shape.layout},
                   shape.V);
     }
   }
   if (apart && transition) state.end_transition();
-  state.store(m.end[state.warp], shape.V);
+  state.store(destination.end, shape.V);
 }
 
 template <class T, int K, Walks kWalks>
-__device__ __forceinline__ void walk_block(Shared<K>& m, const DeltaRuleProblem& p,
-                                           const TokenMaps& maps, const Flag& flag,
-                                           const Layout& layout, const Part& part,
+__device__ __forceinline__ void walk_block(Shared<K, groups_of(kWalks)>& m,
+                                           const DeltaRuleProblem& p, const TokenMaps& maps,
+                                           const Flag& flag, const Layout& layout, const Part& part,
                                            const Blocks& blocks, std::byte* workspace) {
   constexpr bool kOutputs = kWalks != Walks::kApart;
   const Shape& shape = p.shape;
@@ -244,7 +262,7 @@ __device__ __forceinline__ void walk_block(Shared<K>& m, const DeltaRuleProblem&
   if (job.n < 0) return wait_for_before();
   if (job.n >= p.sequences.count) {
     wait_for_before();
-    if (part.last) zero_columns<T>(p, tail_of(p.sequences), job.head, job.v0);
+    if (part.last) zero_columns<T, kWalks>(p, tail_of(p.sequences), job.head, job.v0);
     return;
   }
   const Range range = range_of(p, part, job.n, flag);
@@ -252,7 +270,7 @@ __device__ __forceinline__ void walk_block(Shared<K>& m, const DeltaRuleProblem&
   const InitialState initial = initial_of(p, job.n, flag);
   if (initial.skip) {
     wait_for_before();
-    if (range.begins && job.segment == 0) zero_columns<T>(p, range.s, job.head, job.v0);
+    if (range.begins && job.segment == 0) zero_columns<T, kWalks>(p, range.s, job.head, job.v0);
     return;
   }
   const bool last = job.segment + 1 == layout.segments.count(range.chunks());
@@ -280,18 +298,28 @@ __device__ __forceinline__ void walk_block(Shared<K>& m, const DeltaRuleProblem&
   });
   if (threadIdx.x == 0) init_barriers(m);
   zero_above(m);
-  if (kWalks != Walks::kSegments && job.walk == Walk::kTransition) zero_values(m);
+  if constexpr (kWalks == Walks::kApart || kWalks == Walks::kOnce) {
+    if (job.walk == Walk::kTransition) zero_values(m);
+  }
   __syncthreads();
   sync_cluster();
 
   const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarp, 0);
-  if (warp == kStateWarps) {
-    load_tokens<T>(m, p, maps, block);
-  } else if (warp == kStateWarps + 1) {
+  constexpr bool kWide = kWalks == Walks::kWide;
+  constexpr int kWarps = Shared<K, groups_of(kWalks)>::kWarps;
+  if constexpr (kWide) {
+    if (warp >= kWarps) leave_registers<kMoverRegisters>();
+  }
+  if (warp == kWarps) {
+    load_tokens<T, kWide ? Loads::kKeysQueries : Loads::kAll>(m, p, maps, block);
+  } else if (kWide && warp == kWarps + 3) {
+    load_tokens<T, Loads::kValues>(m, p, maps, block);
+  } else if (warp == kWarps + 1) {
     load_records(m, layout.records, layout.beside, part, workspace, block);
-  } else if (warp == kStateWarps + 2) {
+  } else if (warp == kWarps + 2) {
     store_outputs<T>(m, p, maps, partials.stride(), block);
-  } else {
+  } else if (!kWide || warp < kWarps) {
+    if constexpr (kWide) take_registers<kWideRegisters>();
     walk_state<T, K, kWalks>(m, p, flag, layout, part, workspace, job, range, block, initial, last);
   }
 }
@@ -308,15 +336,15 @@ __device__ __forceinline__ void walk_block(Shared<K>& m, const DeltaRuleProblem&
 // those of the first segments: they do not wait for the kernel before, but end after it, so that
 // the end of a kernel is the end of all before it.
 template <class T, int K, Walks kWalks>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(threads_of(kWalks), 1)
     walk_kernel(const __grid_constant__ DeltaRuleProblem p, const __grid_constant__ TokenMaps maps,
                 const Flag flag, const __grid_constant__ Layout layout, const Part part,
                 const Blocks blocks, std::byte* workspace) {
   extern __shared__ __align__(1024) std::byte memory[];
   constexpr bool kApart = kWalks == Walks::kApart;
   if constexpr (kApart) let_next_kernel_in();
-  walk_block<T, K, kWalks>(*reinterpret_cast<Shared<K>*>(memory), p, maps, flag, layout, part,
-                           blocks, workspace);
+  walk_block<T, K, kWalks>(*reinterpret_cast<Shared<K, groups_of(kWalks)>*>(memory), p, maps, flag,
+                           layout, part, blocks, workspace);
   if (kApart && blockIdx.x == 0 && threadIdx.x == 0) wait_for_memory_of_kernel_before();
 }
 
@@ -340,14 +368,15 @@ Status walk(const DeltaRuleProblem& problem, const TokenMaps& maps, const Layout
             const Part& part, Pass pass, std::byte* workspace, const Stream& stream) {
   const Shape& shape = problem.shape;
   const Blocks blocks = blocks_of(problem, layout, pass);
-  // The blocks of a value head's columns, or of its transition's rows.
-  const bool pairs = blocks.columns == 2 && blocks.rows % 2 == 0;
+  // The blocks of a value head's columns, or of its transition's rows; or of two value heads.
+  const bool pairs = layout.wide || (blocks.columns == 2 && blocks.rows % 2 == 0);
   const int cluster = pairs && !kForRacecheck ? 2 : 1;
   const auto run = [&](auto element, auto k, auto walks) {
     constexpr int K = decltype(k)::value;
-    return launch(&walk_kernel<decltype(element), K, decltype(walks)::value>,
-                  {blocks.of_sequences + blocks.of_boundaries, kThreads, sizeof(Shared<K>),
-                   stream.stream, true, cluster},
+    constexpr Walks kWalks = decltype(walks)::value;
+    return launch(&walk_kernel<decltype(element), K, kWalks>,
+                  {blocks.of_sequences + blocks.of_boundaries, threads_of(kWalks),
+                   sizeof(Shared<K, groups_of(kWalks)>), stream.stream, true, cluster},
                   problem, maps, Flag{stream.out_of_range}, layout, part, blocks, workspace);
   };
   const auto with_k = [&](auto element, auto walks) {
@@ -363,6 +392,10 @@ Status walk(const DeltaRuleProblem& problem, const TokenMaps& maps, const Layout
     case Pass::kOnce:
       return with_k(__nv_bfloat16(), std::integral_constant<Walks, Walks::kOnce>());
     default:
+      if (layout.wide) {
+        return run(__nv_bfloat16(), std::integral_constant<int, 128>(),
+                   std::integral_constant<Walks, Walks::kWide>());
+      }
       return with_element(std::integral_constant<Walks, Walks::kSegments>());
   }
 }

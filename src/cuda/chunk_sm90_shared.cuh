@@ -11,8 +11,8 @@
 
 namespace gdn::cuda::sm90 {
 
-constexpr int kColumns = 64;  // V columns of a block: the rows of a warpgroup's products
-constexpr int kGroup = 128;   // threads of the warpgroup that has the state
+constexpr int kColumns = 64;  // V columns of a warpgroup: the rows of its products
+constexpr int kGroup = 128;   // threads of a warpgroup that has a state
 constexpr int kStateWarps = kGroup / kWarp;
 // compute-sanitizer's racecheck does not see that a __syncwarp orders what a warp's lanes read
 // or wrote before one of them arrives at a barrier, nor which barrier tells of what another block's
@@ -34,13 +34,13 @@ struct Panels {
 };
 
 // Tokens of a chunk as stored, tiles of 64 columns in the 128-byte swizzle (wgmma.cuh) one after
-// another, and their factors.
-template <int K>
+// another, and their factors. v has the columns of all warpgroups.
+template <int K, int kGroups>
 struct Tokens {
   static constexpr int kRowTiles = K / 64;
   alignas(1024) std::byte k[kRowTiles * kTileBytes];
   std::byte q[kRowTiles * kTileBytes];
-  std::byte v[kTileBytes];
+  std::byte v[kGroups * kTileBytes];
   RecordVectors vectors;
 };
 // For X T^T.
@@ -61,24 +61,36 @@ struct StatePlace {
   StateLayout layout = StateLayout::kVK;
 };
 
+// Where a walk's state goes, kept here: registers are short while it walks.
+struct Destination {
+  StatePlace end;
+  // Of checkpoints: the sequence, the columns' first element in a slot, and whole chunks, behind
+  // which alone there is one.
+  int64_t offset;
+  int n, whole;
+};
+
 // Stages, filled ahead, of three kinds, for a chunk holds each of them for another time: its tokens
 // for four fifths of it, T and the rest for a third. A load takes somewhat longer than a chunk.
-template <int K>
+// kGroups: warpgroups with a state; a chunk of two takes longer than a load, and two stages are
+// enough for all.
+template <int K, int kGroups>
 struct Shared {
-  static constexpr int kTokenStages = 3, kRecordStages = 2, kOutStages = 2;
-  Tokens<K> tokens[kTokenStages];
+  static constexpr int kTokenStages = kGroups == 1 ? 3 : 2, kRecordStages = 2, kOutStages = 2;
+  static constexpr int kWarps = kGroups * kStateWarps;  // that have a state
+  Tokens<K, kGroups> tokens[kTokenStages];
   Inverse inverse[kRecordStages];
   Products<K> products[kRecordStages];
-  alignas(1024) std::byte out[kOutStages][kTileBytes];
+  alignas(1024) std::byte out[kOutStages][kGroups * kTileBytes];
   uint64_t tokens_full[kTokenStages], tokens_empty[kTokenStages];
   uint64_t inverse_full[kRecordStages], inverse_empty[kRecordStages];
   uint64_t products_full[kRecordStages], products_empty[kRecordStages];
   uint64_t out_full[kOutStages], out_empty[kOutStages];
   // Of the warps' residuals: whether float16 holds them, by turns (those of the record's stages),
   // and the largest.
-  alignas(4) uint8_t held[kRecordStages][kStateWarps];
-  alignas(16) uint32_t largest[kStateWarps];
-  StatePlace end[kStateWarps];  // where the state goes
+  alignas(4) uint8_t held[kRecordStages][kWarps];
+  alignas(16) uint32_t largest[kWarps];
+  Destination to[kWarps];
 };
 
 // Which of kStages a chunk has, and which phase of its barriers.

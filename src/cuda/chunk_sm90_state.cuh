@@ -80,7 +80,7 @@ __device__ __forceinline__ uint32_t accumulators_at(int i) {
 // by, which shows where values fall by 2^20 and more within a segment. Its outputs keep the unit.
 constexpr float kTransitionUnit = 256;
 
-template <class T, int K>
+template <class T, int K, int kGroups>
 struct StateColumns {
   static constexpr bool kBF16 = std::is_same_v<T, __nv_bfloat16>;
   static constexpr int kTiles = K / 8;  // accumulator tiles of a state row
@@ -90,19 +90,23 @@ struct StateColumns {
   // Of X, as bits of float16, 2^-12 and 512: products with T, whose elements are 2 at most while
   // |k| is 1, stay below what overflows.
   static constexpr uint32_t kLeast = 0x0c00, kMost = 0x6000;
-  using TokenCursor = Cursor<Shared<K>::kTokenStages>;
-  using RecordCursor = Cursor<Shared<K>::kRecordStages>;
+  // Two warpgroups have fewer registers: a is asked for when it is wanted.
+  static constexpr bool kLateResidual = kGroups > 1;
+  using TokenCursor = Cursor<Shared<K, kGroups>::kTokenStages>;
+  using RecordCursor = Cursor<Shared<K, kGroups>::kRecordStages>;
 
-  Shared<K>& m;
+  Shared<K, kGroups>& m;
   // Whether the lane tells the other block of a cluster that stages are empty, and how far that
   // one's shared memory is.
   bool tells_other = threadIdx.x % kWarp >= kWarp - kArrivals && cluster_size() > 1;
   uint32_t to_other =
       cluster_distance(shared_address(&m), cluster_size() > 1 ? cluster_rank() ^ 1 : 0);
   uint32_t least = kLeast;
-  int warp = static_cast<int>(threadIdx.x) / kWarp;
+  // The warpgroup, and the warp of it.
+  int group = kGroups == 1 ? 0 : static_cast<int>(threadIdx.x) / kGroup;
+  int warp = static_cast<int>(threadIdx.x) / kWarp - group * kStateWarps;
   int lane = static_cast<int>(threadIdx.x) % kWarp;
-  uint32_t lane_row = transposed_row(warp, lane);
+  uint32_t lane_row = transposed_row(warp, lane) + static_cast<uint32_t>(group * kTileBytes);
   // Element 4 tile + 2 r + e: row lane / 4 + 8 r, column 8 tile + 2 (lane % 4) + e.
   float S[K / 2];
   // Of the chunk in work.
@@ -120,7 +124,7 @@ struct StateColumns {
   float2 next_residual[kTokenTiles];  // and a
   TokenCursor tokens_at;
   RecordCursor record_at;
-  Cursor<Shared<K>::kOutStages> out_at;
+  Cursor<Shared<K, kGroups>::kOutStages> out_at;
   bool as_accumulators = false;  // outputs, of Sink::kEither
 
   // ---- To and from memory
@@ -234,10 +238,11 @@ struct StateColumns {
 
   // A stage, when the warp has read it, to the loading warps of all blocks of the cluster. What the
   // other block then writes comes a round trip later than what this warp has read.
+  template <bool kOfAll = true>
   __device__ __forceinline__ void give_back(const uint64_t& empty) const {
     __syncwarp();
     if (lane < kArrivals) arrive(shared_address(&empty));
-    if (tells_other) arrive_in_cluster(shared_address(&empty) + to_other);
+    if (kOfAll && tells_other) arrive_in_cluster(shared_address(&empty) + to_other);
   }
 
   // ---- Products
@@ -280,7 +285,7 @@ struct StateColumns {
       }
     }
   }
-  __device__ void multiply_keys(const Tokens<K>& tokens) {
+  __device__ void multiply_keys(const Tokens<K, kGroups>& tokens) {
     const uint64_t keys = operand_of(tokens.k);
     fence_wgmma();
 #pragma unroll
@@ -289,7 +294,7 @@ struct StateColumns {
     }
     commit_wgmma();
   }
-  __device__ void multiply_queries(const Tokens<K>& tokens, int from, int to) {
+  __device__ void multiply_queries(const Tokens<K, kGroups>& tokens, int from, int to) {
     const uint64_t queries = operand_of(tokens.q);
     fence_wgmma();
 #pragma unroll
@@ -318,7 +323,7 @@ struct StateColumns {
   }
 
   // V^T as packed accumulators.
-  __device__ void load_values(const Tokens<K>& tokens, uint32_t (&v)[kChunk / 4]) const {
+  __device__ void load_values(const Tokens<K, kGroups>& tokens, uint32_t (&v)[kChunk / 4]) const {
 #pragma unroll
     for (uint32_t pair = 0; pair < kTokenTiles / 2; ++pair) {
       uint32_t four[4];
@@ -352,9 +357,10 @@ struct StateColumns {
   // The answers of all warps, a byte each: whether it has an element of X that is too large, and
   // one that is large enough. `turn`: another one than that of the call before.
   __device__ uint32_t exchange_held(bool large, bool enough, int turn) {
-    if (lane == 0) m.held[turn][warp] = static_cast<uint8_t>((large ? 2 : 0) + enough);
-    sync_threads<kGroup>(1);
-    return *reinterpret_cast<const uint32_t*>(m.held[turn]);
+    if (lane == 0)
+      m.held[turn][group * kStateWarps + warp] = static_cast<uint8_t>((large ? 2 : 0) + enough);
+    sync_threads<kGroup>(1 + group);
+    return *reinterpret_cast<const uint32_t*>(m.held[turn] + group * kStateWarps);
   }
   // Whether float16 holds X as it is: no warp has an element too large, and one has one large
   // enough.
@@ -363,14 +369,14 @@ struct StateColumns {
   }
   // The largest magnitude of all warps, each of which gives its own.
   __device__ uint32_t largest_of_all(uint32_t of_warp) {
-    if (lane == 0) m.largest[warp] = of_warp;
-    sync_threads<kGroup>(1);
-    const uint4 all = *reinterpret_cast<const uint4*>(m.largest);
+    if (lane == 0) m.largest[group * kStateWarps + warp] = of_warp;
+    sync_threads<kGroup>(1 + group);
+    const uint4 all = *reinterpret_cast<const uint4*>(m.largest + group * kStateWarps);
     return max(max(all.x, all.y), max(all.z, all.w));
   }
 
   // X too large or too small for float16 as it is: once more, in units of its largest element.
-  __device__ void rescue(const Tokens<K>& tokens, const Inverse& matrices) {
+  __device__ void rescue(const Tokens<K, kGroups>& tokens, const Inverse& matrices) {
     wait_wgmma<0>();
     multiply_keys(tokens);
     uint32_t v[kChunk / 4];
@@ -404,13 +410,14 @@ struct StateColumns {
   template <Sink kSink, class Body>
   __device__ __forceinline__ void solve(const Body& meanwhile) {
     constexpr bool kOutputs = kSink != Sink::kNone;
-    const Tokens<K>& tokens = m.tokens[tokens_at.stage];
+    const Tokens<K, kGroups>& tokens = m.tokens[tokens_at.stage];
     const Inverse& matrices = m.inverse[record_at.stage];
     const RecordVectors& vectors = tokens.vectors;
     if constexpr (kOutputs) multiply_queries(tokens, 0, kEarlySteps);
     // Before what `meanwhile` asks of shared memory, which a look at a barrier would wait for.
     wait_barrier(shared_address(&m.inverse_full[record_at.stage]), record_at.phase);
     meanwhile();
+    if constexpr (kLateResidual) load_vector(vectors.residual, next_residual);
     wait_wgmma<kOutputs ? 1 : 0>();
     pin(x);
     for_each_residual(next_v, next_residual, [&](float2 residual, int at) {
@@ -490,7 +497,7 @@ struct StateColumns {
     commit_wgmma();
     if constexpr (kMore) wait_for_tokens<kSink>(tokens_at.next());
     if constexpr (kOutputs) load_vector(m.tokens[tokens_at.stage].vectors.output, b);
-    give_back(m.inverse_empty[record_at.stage]);
+    give_back<kGroups == 1>(m.inverse_empty[record_at.stage]);
     if constexpr (!kOutputs) return give_back_tokens();
     const float inverse = kPlain ? 1.0f : inverse_power(out_unit);
 #pragma unroll
@@ -580,9 +587,9 @@ struct StateColumns {
   }
   // v and a of the chunk.
   __device__ __forceinline__ void load_tokens() {
-    const Tokens<K>& tokens = m.tokens[tokens_at.stage];
+    const Tokens<K, kGroups>& tokens = m.tokens[tokens_at.stage];
     load_values(tokens, next_v);
-    load_vector(tokens.vectors.residual, next_residual);
+    if constexpr (!kLateResidual) load_vector(tokens.vectors.residual, next_residual);
   }
   // S K^T of the chunk.
   __device__ __forceinline__ void begin() {

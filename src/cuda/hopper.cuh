@@ -98,6 +98,17 @@ __device__ __forceinline__ void sync_threads(int number) {
   asm volatile("bar.sync %0, %1;" ::"r"(number), "n"(kThreads) : "memory");
 }
 
+// From here on a thread has so many registers, more or fewer than before; all warps of a warpgroup
+// (threads 128 n and on) come to this.
+template <int kRegisters>
+__device__ __forceinline__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ __forceinline__ void leave_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
 // --- Flags in global memory: what a thread wrote before it raised one, or knows to be written, is
 // seen by who has found it raised; with a fence_async_proxy_of_all on either side by bulk copies,
 // and what they wrote, too.

@@ -153,6 +153,25 @@ TEST(CudaPlans, TwoShortSegmentsAreWalkedOnce) {
   }
 }
 
+// Where fewer waves of them make up for their being longer, and value heads come in pairs.
+TEST(CudaPlans, BlocksAreWideWhereHeadsFillTheGpu) {
+  const auto wide = [](int64_t N, int64_t H, int64_t HV, int64_t V = 128) {
+    Shape shape = prefill(DType::kBF16, N, 1024);
+    shape.context_split = ContextSplit::kOff;
+    shape.heads = H;
+    shape.value_heads = HV;
+    shape.V = V;
+    return cuda::chunk_sm90_layout(shape, kH100, false).wide;
+  };
+  EXPECT_TRUE(wide(8, 16, 32));
+  EXPECT_TRUE(wide(8, 16, 64));
+  EXPECT_FALSE(wide(1, 16, 32));
+  EXPECT_FALSE(wide(6, 16, 32));  // 192 value heads: three waves, or two that are longer
+  EXPECT_FALSE(wide(8, 32, 32));
+  EXPECT_FALSE(wide(16, 16, 48));
+  EXPECT_FALSE(wide(8, 16, 32, 64));
+}
+
 TEST(CudaPlans, ThePreparationRunsBesideTheWalkOfALongSequence) {
   Shape shape = prefill(DType::kBF16, 1, 8192);
   shape.context_split = ContextSplit::kOff;
