@@ -140,6 +140,10 @@ Status plan_for(const Shape& shape, const Device& device, std::string_view kerne
         plan->segment_tokens = layout.segments.length * plan->chunk;
         plan->segments_walked_once = layout.segments.once;
         plan->workspace_bytes_per_worker = static_cast<size_t>(bytes);
+        if (layout.wide) {
+          plan->parts = 1;
+          plan->tasks = shape.sequences * shape.value_heads;
+        }
       } else if (tensor_cores) {
         plan->workspace_bytes_per_worker = chunk_workspace(shape);
       }

@@ -57,8 +57,8 @@ sm90::Layout chunk_sm90_layout(const Shape& shape, const Device& device, bool ch
   layout.partials = {once ? layout.segments.length : 0, shape.value_heads, shape.K, shape.V,
                      layout.boundaries.offset + layout.boundaries.bytes()};
   layout.beside = sm90::choose_beside(shape, device, layout.parts, layout.segments);
-  layout.wide = sm90::choose_wide(shape, device, layout.segments);
   layout.beside.offset = layout.partials.offset + layout.partials.bytes();
+  layout.wide = sm90::choose_wide(shape, device, layout.segments);
   return layout;
 }
 

@@ -1,4 +1,4 @@
-// The warps that move, beside the warpgroup that has the state: one brings tokens, one what the
+// The warps that move, beside those that have the state: one or two bring tokens, one what the
 // preparation made of them, one takes outputs away. Whole chunks of aligned tensors are moved by
 // the copy engine, which one lane tells; the last tokens of a sequence, after which nothing may be
 // read or written, and tensors that are not aligned by all lanes.
@@ -298,10 +298,10 @@ __device__ void load_records(Shared<K, kGroups>& m, const Records& records, cons
       records.template keys<K>(workspace, part, number, block.qk_head), outputs);
   const Cluster cluster;
   // Whether the lane's part is for all blocks: of a value head's, if they have its columns.
-  const bool of_head =
-      copy.stride == records.value_heads * static_cast<int64_t>(sizeof(HeadRecord));
-  const bool for_all = !cluster.alone() && (kGroups == 1 || !of_head);
-  if (for_all && !cluster.loads(static_cast<int>(threadIdx.x) % kWarp)) copy.kind = Kind::kNone;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const bool of_head = lane <= 3 * Panels::kCount;
+  const bool for_all = !cluster.alone() && (S::kClusterOfOneHead || !of_head);
+  if (for_all && !cluster.loads(lane)) copy.kind = Kind::kNone;
   if (outputs && !beside.here()) wait_for_kernel_before();
   const int in_group = block.value_head -
                        block.qk_head * static_cast<int>(static_cast<uint32_t>(records.value_heads) /

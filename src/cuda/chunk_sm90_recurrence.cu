@@ -1,7 +1,7 @@
 // The second kernel of the chunk operator on Hopper: a block owns 64 V columns of a (sequence,
-// value head), or of a segment of it, or all 128 columns (chunk_wide.h), and walks its chunks, a
-// warpgroup for each 64 with the state
-// (chunk_sm90_state.cuh) and three warps that move (chunk_sm90_movers.cuh).
+// value head), or of a segment of it, or all 128 (chunk_wide.h), and walks its chunks. It has a
+// warpgroup with the state for each 64 (chunk_sm90_state.cuh) and three warps that move
+// (chunk_sm90_movers.cuh).
 #include "cuda/chunk_sm90_movers.cuh"
 #include "cuda/chunk_sm90_range.cuh"
 #include "cuda/chunk_sm90_stages.h"
@@ -24,8 +24,10 @@ constexpr int groups_of(Walks walks) { return walks == Walks::kWide ? 2 : 1; }
 constexpr int threads_of(Walks walks) {
   return walks == Walks::kWide ? 3 * kGroup : kGroup + 3 * kWarp;
 }
-constexpr int kThreads = threads_of(Walks::kSegments);
 constexpr int kWideRegisters = 240, kMoverRegisters = 24;
+// What the threads begin with, in steps of eight.
+static_assert(2 * kWideRegisters + kMoverRegisters <=
+              3 * (64 * 1024 / threads_of(Walks::kWide) / 8 * 8));
 
 template <class T, Walks kWalks>
 __device__ void zero_columns(const DeltaRuleProblem& p, const Sequence& s, int64_t head, int v0) {
@@ -37,17 +39,19 @@ __device__ void zero_columns(const DeltaRuleProblem& p, const Sequence& s, int64
 
 template <int K, int kGroups>
 __device__ void init_barriers(Shared<K, kGroups>& m) {
-  constexpr int kArriving = Shared<K, kGroups>::kWarps * kArrivals;
+  using S = Shared<K, kGroups>;
+  constexpr int kArriving = S::kWarps * kArrivals;
   const auto init = [](uint64_t& barrier, int arrivals) {
     init_barrier(shared_address(&barrier), arrivals);
   };
   // Of the warps that load, and the bytes.
-  for (uint64_t& barrier : m.tokens_full) init(barrier, kGroups * kArrivals + 1);
+  for (uint64_t& barrier : m.tokens_full) init(barrier, S::kTokenLoaders * kArrivals + 1);
   for (uint64_t& barrier : m.inverse_full) init(barrier, 1);
   for (uint64_t& barrier : m.products_full) init(barrier, 1);
   const int waiters = kArriving * cluster_size();
   for (uint64_t& barrier : m.tokens_empty) init(barrier, waiters);
-  for (uint64_t& barrier : m.inverse_empty) init(barrier, kGroups == 1 ? waiters : kArriving);
+  for (uint64_t& barrier : m.inverse_empty)
+    init(barrier, S::kClusterOfOneHead ? waiters : kArriving);
   for (uint64_t& barrier : m.products_empty) init(barrier, waiters);
   for (uint64_t& barrier : m.out_full) init(barrier, kArriving);
   for (uint64_t& barrier : m.out_empty) init(barrier, kArrivals);
@@ -75,7 +79,8 @@ __device__ void zero_above(Shared<K, kGroups>& m) {
 template <int K>
 __device__ void zero_values(Shared<K, 1>& m) {
   for (Tokens<K, 1>& stage : m.tokens) {
-    for (int i = static_cast<int>(threadIdx.x); i < kTileBytes / 16; i += kThreads) {
+    for (int i = static_cast<int>(threadIdx.x); i < kTileBytes / 16;
+         i += threads_of(Walks::kSegments)) {
       reinterpret_cast<uint4*>(stage.v)[i] = uint4{};
     }
   }

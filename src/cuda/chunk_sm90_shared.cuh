@@ -64,7 +64,7 @@ struct StatePlace {
 // Where a walk's state goes, kept here: registers are short while it walks.
 struct Destination {
   StatePlace end;
-  // Of checkpoints: the sequence, the columns' first element in a slot, and whole chunks, behind
+  // Of checkpoints: the columns' first element in a slot, the sequence, and whole chunks, behind
   // which alone there is one.
   int64_t offset;
   int n, whole;
@@ -78,6 +78,9 @@ template <int K, int kGroups>
 struct Shared {
   static constexpr int kTokenStages = kGroups == 1 ? 3 : 2, kRecordStages = 2, kOutStages = 2;
   static constexpr int kWarps = kGroups * kStateWarps;  // that have a state
+  static constexpr int kTokenLoaders = kGroups;         // warps
+  // Else of two of a q/k head, and what the preparation left of a value head is a block's own.
+  static constexpr bool kClusterOfOneHead = kGroups == 1;
   Tokens<K, kGroups> tokens[kTokenStages];
   Inverse inverse[kRecordStages];
   Products<K> products[kRecordStages];

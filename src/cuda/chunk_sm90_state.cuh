@@ -238,6 +238,7 @@ struct StateColumns {
 
   // A stage, when the warp has read it, to the loading warps of all blocks of the cluster. What the
   // other block then writes comes a round trip later than what this warp has read.
+  // kOfAll: they all have it.
   template <bool kOfAll = true>
   __device__ __forceinline__ void give_back(const uint64_t& empty) const {
     __syncwarp();
@@ -497,7 +498,7 @@ struct StateColumns {
     commit_wgmma();
     if constexpr (kMore) wait_for_tokens<kSink>(tokens_at.next());
     if constexpr (kOutputs) load_vector(m.tokens[tokens_at.stage].vectors.output, b);
-    give_back<kGroups == 1>(m.inverse_empty[record_at.stage]);
+    give_back<Shared<K, kGroups>::kClusterOfOneHead>(m.inverse_empty[record_at.stage]);
     if constexpr (!kOutputs) return give_back_tokens();
     const float inverse = kPlain ? 1.0f : inverse_power(out_unit);
 #pragma unroll

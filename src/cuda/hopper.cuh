@@ -99,7 +99,8 @@ __device__ __forceinline__ void sync_threads(int number) {
 }
 
 // From here on a thread has so many registers, more or fewer than before; all warps of a warpgroup
-// (threads 128 n and on) come to this.
+// (threads 128 n and on) come to this. To take more waits until the block has them: all together
+// may not come to more than it began with.
 template <int kRegisters>
 __device__ __forceinline__ void take_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));

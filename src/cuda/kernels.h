@@ -31,7 +31,8 @@ Status causal_conv1d(const CausalConv1dProblem& problem, const Device& device,
                      const Stream& stream);
 Status solve_tril(const SolveTrilProblem& problem, const Device& device, const Stream& stream);
 
-// V columns that a block of the chunk kernels owns: no sum runs over V, so they change no bit.
+// V columns that a block of the chunk kernels owns, unless all (chunk_wide.h): no sum runs over V,
+// so they change no bit.
 int64_t chunk_columns(const Shape& shape, bool tensor_cores);
 // Whether the tensor-core kernels take the shape.
 bool chunk_fits_tensor_cores(const Shape& shape);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <random>
 #include <string>
+#include <utility>
 
 #include "cuda/chunk_sm90_segments.h"
 #include "cuda/kernels.h"
@@ -155,21 +156,37 @@ TEST(CudaPlans, TwoShortSegmentsAreWalkedOnce) {
 
 // Where fewer waves of them make up for their being longer, and value heads come in pairs.
 TEST(CudaPlans, BlocksAreWideWhereHeadsFillTheGpu) {
-  const auto wide = [](int64_t N, int64_t H, int64_t HV, int64_t V = 128) {
+  const auto shape_of = [](int64_t N, int64_t H, int64_t HV) {
     Shape shape = prefill(DType::kBF16, N, 1024);
     shape.context_split = ContextSplit::kOff;
     shape.heads = H;
     shape.value_heads = HV;
-    shape.V = V;
+    return shape;
+  };
+  const auto wide = [](const Shape& shape) {
     return cuda::chunk_sm90_layout(shape, kH100, false).wide;
   };
-  EXPECT_TRUE(wide(8, 16, 32));
-  EXPECT_TRUE(wide(8, 16, 64));
-  EXPECT_FALSE(wide(1, 16, 32));
-  EXPECT_FALSE(wide(6, 16, 32));  // 192 value heads: three waves, or two that are longer
-  EXPECT_FALSE(wide(8, 32, 32));
-  EXPECT_FALSE(wide(16, 16, 48));
-  EXPECT_FALSE(wide(8, 16, 32, 64));
+  EXPECT_TRUE(wide(shape_of(8, 16, 32)));
+  EXPECT_TRUE(wide(shape_of(8, 16, 64)));
+  EXPECT_FALSE(wide(shape_of(1, 16, 32)));
+  EXPECT_FALSE(wide(shape_of(6, 16, 32)));  // 192 value heads: three waves, or two that are longer
+  EXPECT_FALSE(wide(shape_of(8, 32, 32)));
+  EXPECT_FALSE(wide(shape_of(16, 16, 48)));
+  Shape half = shape_of(8, 16, 32), narrow = half;
+  half.dtype = DType::kF16;
+  narrow.V = 64;
+  EXPECT_FALSE(wide(half));
+  EXPECT_FALSE(wide(narrow));
+  // Of lengths that are not known, which may be uneven, with more heads.
+  for (const auto& [N, expected] : {std::pair{4, false}, {8, true}}) {
+    Shape packed = shape_of(N, 16, 32);
+    EXPECT_TRUE(wide(packed));
+    packed.max_length = packed.tokens;
+    EXPECT_EQ(wide(packed), expected) << N;
+  }
+  const Plan plan = plan_of(shape_of(8, 16, 32), kH100);
+  EXPECT_EQ(plan.parts, 1);
+  EXPECT_EQ(plan.tasks, 8 * 32);
 }
 
 TEST(CudaPlans, ThePreparationRunsBesideTheWalkOfALongSequence) {

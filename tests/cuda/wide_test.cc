@@ -33,7 +33,10 @@ Case one_sequence(int64_t length, int64_t H, int64_t HV) {
 
 class WideBlocks : public testing::Test {
  public:
-  ~WideBlocks() override { cuda::sm90::wide = cuda::sm90::Wide::kAuto; }
+  ~WideBlocks() override {
+    cuda::sm90::wide = cuda::sm90::Wide::kAuto;
+    cuda::sm90_record_bytes = record_bytes_;
+  }
   static std::vector<Bits> bits(Context& context, const Case& c, cuda::sm90::Wide wide) {
     cuda::sm90::wide = wide;
     verify::DeltaRuleData data = verify::make_delta_rule(c);
@@ -46,6 +49,9 @@ class WideBlocks : public testing::Test {
                   bits(context, c, cuda::sm90::Wide::kNever));
     });
   }
+
+ private:
+  int64_t record_bytes_ = cuda::sm90_record_bytes;
 };
 
 TEST_F(WideBlocks, AgreeWithTheReference) {
@@ -73,10 +79,16 @@ TEST_F(WideBlocks, ChangeNoBitOfManyHeads) {
   expect_same_bits(c);
 }
 
-TEST_F(WideBlocks, ChangeNoBitOfFloat16) {
-  Case c = one_sequence(900, 2, 4);
-  c.dtype = DType::kF16;
+// Moved by lanes, 16 bytes at a time or two.
+TEST_F(WideBlocks, ChangeNoBitOfTensorsThatTheCopyEngineDoesNotTake) {
+  Case c = one_sequence(400, 2, 4);
+  c.shift = 1;
   expect_same_bits(c);
+  c.shift = 0;
+  for (verify::Strides strides : {verify::Strides::kPadded, verify::Strides::kFused}) {
+    c.strides = strides;
+    expect_same_bits(c);
+  }
 }
 
 TEST_F(WideBlocks, ChangeNoBitOfCheckpointsAndPools) {
@@ -91,13 +103,11 @@ TEST_F(WideBlocks, ChangeNoBitOfCheckpointsAndPools) {
 }
 
 TEST_F(WideBlocks, ChangeNoBitOfParts) {
-  const int64_t bytes = cuda::sm90_record_bytes;
   cuda::sm90_record_bytes = 9 * (4 * 16256 + 2 * 16384);  // of nine chunks
   Case c = one_sequence(2000, 2, 4);
   expect_same_bits(c);
   c.lengths = {700, 0, 64, 1300, 1};
   expect_same_bits(c);
-  cuda::sm90_record_bytes = bytes;
 }
 
 // Residuals that float16 does not hold as they are, of one warpgroup and of both.
