@@ -2,8 +2,8 @@
 // value head, in clusters of two value heads of a q/k head. Such a block loads for both halves what
 // otherwise two blocks load, and the cluster k and q for both heads: a fifth fewer bytes from the
 // second-level cache, of which calls that fill the GPU have not enough. But a chunk of it takes
-// longer than one of half the columns, which is lost where one long sequence is what takes the time.
-// Pure.
+// longer than one of half the columns, which is lost where one long sequence is what takes the
+// time. Pure.
 #pragma once
 
 #include <atomic>
