@@ -9,27 +9,13 @@
 #include "bits.h"
 #include "cuda/chunk_beside.h"
 #include "kernels_under_test.h"
+#include "one_sequence.h"
 #include "verify/case.h"
-#include "verify/inputs.h"
-#include "verify/run.h"
 
 namespace gdn::tests {
 namespace {
 
 using verify::Case;
-
-Case one_sequence(int64_t length, int64_t H, int64_t HV) {
-  Case c;
-  c.lengths = {length};
-  c.H = H;
-  c.HV = HV;
-  c.K = c.V = 128;
-  c.dtype = DType::kBF16;
-  c.l2norm = true;
-  c.context_split = ContextSplit::kOff;
-  c.seed = 23;
-  return c;
-}
 
 // The preparation before the recurrence; beside it, a block an item where all are resident at once;
 // beside it, in blocks that stay, of every call that has one sequence and few heads.
@@ -47,9 +33,7 @@ class Beside : public testing::Test {
   }
   static std::vector<Bits> bits(Context& context, const Case& c, Way way) {
     choose(way);
-    verify::DeltaRuleData data = verify::make_delta_rule(c);
-    expect_ok(verify::call(context, data));
-    return bits_of(data);
+    return bits_of_call(context, c);
   }
   static void expect_same_bits(const Case& c) {
     for_each_kernel([&](Context& context) {

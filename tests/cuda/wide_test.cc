@@ -9,6 +9,7 @@
 #include "cuda/chunk_wide.h"
 #include "cuda/kernels.h"
 #include "kernels_under_test.h"
+#include "one_sequence.h"
 #include "verify/case.h"
 #include "verify/inputs.h"
 #include "verify/run.h"
@@ -18,19 +19,6 @@ namespace {
 
 using verify::Case;
 
-Case one_sequence(int64_t length, int64_t H, int64_t HV) {
-  Case c;
-  c.lengths = {length};
-  c.H = H;
-  c.HV = HV;
-  c.K = c.V = 128;
-  c.dtype = DType::kBF16;
-  c.l2norm = true;
-  c.context_split = ContextSplit::kOff;
-  c.seed = 23;
-  return c;
-}
-
 class WideBlocks : public testing::Test {
  public:
   ~WideBlocks() override {
@@ -39,9 +27,7 @@ class WideBlocks : public testing::Test {
   }
   static std::vector<Bits> bits(Context& context, const Case& c, cuda::sm90::Wide wide) {
     cuda::sm90::wide = wide;
-    verify::DeltaRuleData data = verify::make_delta_rule(c);
-    expect_ok(verify::call(context, data));
-    return bits_of(data);
+    return bits_of_call(context, c);
   }
   static void expect_same_bits(const Case& c) {
     for_each_kernel([&](Context& context) {
