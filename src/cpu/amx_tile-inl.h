@@ -12,10 +12,17 @@ namespace gdn::cpu::GDN_ISA {
 // Rows of a tile, and 32-bit words of a row: float columns, or pairs of bfloat16.
 constexpr int kTileRows = 16, kTileWords = 16;
 
+// Words that a row of each of the eight registers has.
+using TileWords = std::array<uint8_t, 8>;
+constexpr TileWords kFullTiles = {16, 16, 16, 16, 16, 16, 16, 16};
+
 #if defined(GDN_EMULATE_AMX)
 
 class Tiles {
  public:
+  HWY_INLINE Tiles() {}
+  HWY_INLINE explicit Tiles(const TileWords& words) : row_words_(words) {}
+
   template <int kT>
   HWY_INLINE void zero() {
     std::memset(words_[kT], 0, sizeof words_[kT]);
@@ -23,7 +30,8 @@ class Tiles {
   template <int kT>
   HWY_INLINE void load(const void* from, int64_t stride) {
     for (int r = 0; r < kTileRows; ++r) {
-      std::memcpy(words_[kT][r], static_cast<const char*>(from) + r * stride * 4, 64);
+      std::memcpy(words_[kT][r], static_cast<const char*>(from) + r * stride * 4,
+                  size_t{4} * row_words_[kT]);
     }
   }
   template <int kT>
@@ -33,7 +41,8 @@ class Tiles {
   template <int kT>
   HWY_INLINE void store(void* to, int64_t stride) {
     for (int r = 0; r < kTileRows; ++r) {
-      std::memcpy(static_cast<char*>(to) + r * stride * 4, words_[kT][r], 64);
+      std::memcpy(static_cast<char*>(to) + r * stride * 4, words_[kT][r],
+                  size_t{4} * row_words_[kT]);
     }
   }
   template <int kSum, int kA, int kB>
@@ -50,24 +59,27 @@ class Tiles {
   }
 
  private:
-  alignas(64) uint32_t words_[8][kTileRows][kTileWords];
+  TileWords row_words_ = kFullTiles;
+  alignas(64) uint32_t words_[8][kTileRows][kTileWords] = {};
 };
 
 #else
 
-// The registers belong to the thread while this lives: configured as eight full tiles, and released
-// after, so that a context switch need not save them. Strides are in 32-bit words.
+// The registers belong to the thread while this lives: configured as eight tiles of 16 rows, and
+// released after, so that a context switch need not save them. Strides are in 32-bit words.
 //
 // In asm, because the compiler's intrinsics (GCC 12's) do not say that they read and write memory.
 class Tiles {
  public:
-  HWY_INLINE Tiles() {
+  HWY_INLINE Tiles() : Tiles(kFullTiles) {}
+  HWY_INLINE explicit Tiles(const TileWords& words) {
     struct alignas(64) {
       uint8_t palette = 1, start_row = 0;
       uint8_t reserved[14] = {};
-      uint16_t bytes_of_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+      uint16_t bytes_of_row[16] = {};
       uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
     } config;
+    for (int i = 0; i < 8; ++i) config.bytes_of_row[i] = uint16_t{4} * words[i];
     asm volatile("ldtilecfg %0" : : "m"(config));
   }
   HWY_INLINE ~Tiles() { asm volatile("tilerelease" : : : "memory"); }

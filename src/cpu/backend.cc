@@ -105,7 +105,7 @@ int64_t end_of(int64_t tasks, int workers) { return (tasks + workers - 1) / work
 // writing; and the tokens of a task's heads are prepared at once. With whole sequences the last
 // worker would be alone for half of one. Over several tokens there is little of that to gain, and
 // sequences of other lengths to balance.
-constexpr int64_t kTasksPerSequence = 4;
+constexpr int64_t kTasksPerSequence = 2;
 
 int64_t recurrent_tasks(const Shape& shape, int64_t parts, int workers) {
   int64_t tasks = shape.sequences * shape.heads * parts;

@@ -39,7 +39,9 @@ HWY_INLINE __m512i nearest_pairs(Vec low, Vec high) {
   const __m512i half = _mm512_set1_epi32(0x8000);
   const __m512i low_sum = _mm512_add_epi32(_mm512_castps_si512(low.raw), half);
   const __m512i high_sum = _mm512_add_epi32(_mm512_castps_si512(high.raw), half);
-  return _mm512_mask_blend_epi16(0xaaaaaaaau, _mm512_srli_epi32(low_sum, 16), high_sum);
+  const __m512i to_low = _mm512_broadcast_i32x4(
+      _mm_set_epi8(-1, -1, 15, 14, -1, -1, 11, 10, -1, -1, 7, 6, -1, -1, 3, 2));
+  return _mm512_mask_shuffle_epi8(high_sum, 0x3333333333333333u, low_sum, to_low);
 }
 HWY_INLINE __m256i nearest_bf16_words(Vec x) {
   const __m512i sum = _mm512_add_epi32(_mm512_castps_si512(x.raw), _mm512_set1_epi32(0x8000));

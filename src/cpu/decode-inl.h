@@ -16,7 +16,6 @@ class DecodeHeads {
   DecodeHeads(const DeltaRuleProblem& problem, const Sequence& sequence, Carver& carver)
       : problem_(problem),
         sequence_(sequence),
-        group_(problem.shape.value_heads / problem.shape.heads),
         q_{carver.take(kMost * padded(problem.shape.K)), padded(problem.shape.K)},
         k_{carver.take(kMost * padded(problem.shape.K)), padded(problem.shape.K)},
         columns_{nullptr, nullptr, nullptr},
@@ -24,24 +23,26 @@ class DecodeHeads {
     columns_ = {v_, carver.take(problem.shape.V), carver.take(problem.shape.V)};
   }
 
-  // Value heads first .. first + count - 1 (count <= kMost).
-  void load(int64_t first, int64_t count) {
+  // Value heads first .. first + count - 1 (count <= kMost), q/k heads first_qk .. last_qk. The
+  // gates first: they are a long chain of operations, beside which the rows of q and k are taken.
+  void load(int64_t first, int64_t count, int64_t first_qk, int64_t last_qk) {
     first_ = first;
-    const int64_t heads = operand(first + count - 1) + 1;
-    for (int64_t i = 0; i < heads; ++i) {
-      load_head(problem_, problem_.q, sequence_, 0, first / group_ + i, q_.at(i));
-      load_head(problem_, problem_.k, sequence_, 0, first / group_ + i, k_.at(i));
-      kq_[i] = dot(k_.at(i), q_.at(i), padded(problem_.shape.K));
-    }
+    first_qk_ = first_qk;
     load_gates_of_heads(problem_.gates, sequence_, first, count, decay_, beta_);
     for (int64_t i = 0; i < kMost; i += kLanes)
       store(exp(gdn::cpu::GDN_ISA::load(decay_ + i)), decay_ + i);
+    for (int64_t head = first_qk; head <= last_qk; ++head) {
+      const int64_t i = operand(head);
+      given_[i] = load_qk(problem_, sequence_, 0, head, q_.at(i), k_.at(i));
+      kq_[i] = dot(k_.at(i), q_.at(i), padded(problem_.shape.K));
+    }
   }
-  // Which of the q/k heads, in order, is a value head's.
-  int64_t operand(int64_t head) const { return head / group_ - first_ / group_; }
+  // Of a q/k head: its number among those that are loaded.
+  int64_t operand(int64_t qk) const { return qk - first_qk_; }
 
-  Token token(int64_t head) const {
-    const int64_t i = operand(head);
+  const GivenHead& given(int64_t qk) const { return given_[operand(qk)]; }
+  Token token(int64_t qk, int64_t head) const {
+    const int64_t i = operand(qk);
     return {q_.at(i),      k_.at(i), kq_[i], decay_[head - first_], beta_[head - first_],
             problem_.scale};
   }
@@ -58,9 +59,9 @@ class DecodeHeads {
  private:
   const DeltaRuleProblem& problem_;
   const Sequence sequence_;
-  const int64_t group_;
-  int64_t first_ = 0;
+  int64_t first_ = 0, first_qk_ = 0;
   Rows q_, k_;
+  GivenHead given_[kMost];
   TokenColumns columns_;
   float* v_;
   alignas(64) float kq_[kMost] = {};
@@ -124,12 +125,14 @@ void decode(const DeltaRuleProblem& problem, const Split& split, const SplitTask
   const NextTasks next(problem, split, tasks);
   DecodeHeads heads(problem, sequence, carver);
 
-  const auto run = [&](const HeadColumns* columns, int64_t count, bool last) {
-    heads.load(columns[0].head, count);
+  HeadColumns columns[DecodeHeads::kMost];
+  int64_t qk[DecodeHeads::kMost];  // their q/k heads
+  int64_t count = 0;
+  const auto run = [&](bool last) {
+    heads.load(columns[0].head, count, qk[0], qk[count - 1]);
     for (int64_t i = 0; i < count; ++i) {
-      if (i == 0 || heads.operand(columns[i].head) != heads.operand(columns[i - 1].head)) {
-        dots.prepare(heads.operand(columns[i].head), heads.token(columns[i].head));
-      }
+      if (i > 0 && qk[i] == qk[i - 1]) continue;
+      dots.prepare(heads.operand(qk[i]), heads.token(qk[i], columns[i].head), heads.given(qk[i]));
     }
     for (int64_t i = 0; i < count; ++i) {
       const auto [head, begin, end] = columns[i];
@@ -147,25 +150,22 @@ void decode(const DeltaRuleProblem& problem, const Split& split, const SplitTask
       } else if (last && next.sequence.length > 0) {
         prefetch_values(problem, next.sequence, next.columns);
       }
-      dots.step(state, source, target, heads.token(head), heads.load_values(columns[i]),
-                end - begin, heads.operand(head),
-                more ? heads.operand(columns[i + 1].head) : int64_t{-1});
+      dots.step(state, source, target, heads.token(qk[i], head), heads.load_values(columns[i]),
+                end - begin, heads.operand(qk[i]), more ? heads.operand(qk[i + 1]) : int64_t{-1});
       heads.store_out(columns[i]);
     }
+    count = 0;
   };
 
-  HeadColumns columns[DecodeHeads::kMost];
-  int64_t count = 0;
   for (int64_t i = tasks.begin; i < tasks.end; ++i) {
-    split.for_each_range(split.task(i), [&](int64_t head, int64_t begin, int64_t end) {
-      if (count == DecodeHeads::kMost) {
-        run(columns, count, false);
-        count = 0;
-      }
-      columns[count++] = {head, begin, end};
+    const Split::Task task = split.task(i);
+    split.for_each_range(task, [&](int64_t head, int64_t begin, int64_t end) {
+      if (count == DecodeHeads::kMost) run(false);
+      columns[count] = {head, begin, end};
+      qk[count++] = task.head;
     });
   }
-  run(columns, count, true);
+  run(true);
 }
 
 }  // namespace gdn::cpu::GDN_ISA

@@ -87,7 +87,7 @@ constexpr int64_t kMostOperands = kTile;
 // (state_in_place-inl.h) and TileDots (state_tiles-inl.h) are the others; the latter says what the
 // arguments are.
 struct VectorDots {
-  void prepare(int64_t, const Token&) {}
+  void prepare(int64_t, const Token&, const GivenHead&) {}
   void step(const StateShape& shape, const StateBlock& from, const StateBlock& to,
             const Token& token, const TokenColumns& columns, int64_t width, int64_t, int64_t) {
     gdn::cpu::GDN_ISA::step(shape, from, to, token, columns, width);
@@ -95,9 +95,9 @@ struct VectorDots {
 };
 #if !defined(GDN_ISA_HAS_STATE_TILES)
 inline int64_t dots_floats(const StateShape&) { return 0; }
-// Calls body(dots) with what takes the steps from a state of that dtype.
+// Calls body(dots) with what takes the steps of a problem.
 template <class Body>
-HWY_INLINE void with_dots(const StateShape&, DType, Carver&, const Body& body) {
+HWY_INLINE void with_dots(const DeltaRuleProblem&, const StateShape&, Carver&, const Body& body) {
   VectorDots dots;
   body(dots);
 }

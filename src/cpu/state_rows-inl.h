@@ -262,13 +262,26 @@ HWY_INLINE void update_part(const From* from, int64_t from_stride, To* to, int64
   }
 }
 
+// to <- decay from + u k^T, kPairLanes bfloat16 elements of a row, whose part of k is in pair
+// order.
+struct PairUpdate {
+  Vec decay, k_even, k_odd;
+
+  HWY_INLINE void line(const bf16* from, bf16* to, Vec u) const {
+    Vec even, odd;
+    load_pairs(from, even, odd);
+    store_pairs(hn::MulAdd(u, k_even, hn::Mul(decay, even)),
+                hn::MulAdd(u, k_odd, hn::Mul(decay, odd)), to);
+  }
+};
+
 // The same of rows of kPairs times kPairLanes bfloat16 elements, with k in pair order. (By template
 // and not by loop: where asm touches memory, gcc leaves an array with variable indices there.)
 template <int kPairs>
-struct PairUpdate {
+struct PairRows {
   Vec decay, part[2 * kPairs];
 
-  HWY_INLINE PairUpdate(const float* k, float factor)
+  HWY_INLINE PairRows(const float* k, float factor)
       : decay(with_plain_nan(F32(), hn::Set(F32(), factor))) {
     load_part<0>(k);
   }
@@ -287,10 +300,8 @@ struct PairUpdate {
   template <int kI, class Fetch>
   HWY_INLINE void update_line(const bf16* from, bf16* to, Vec u, const Fetch& fetch) const {
     fetch.line(kI * kPairLanes);
-    Vec even, odd;
-    load_pairs(from + kI * kPairLanes, even, odd);
-    store_pairs(hn::MulAdd(u, part[2 * kI], hn::Mul(decay, even)),
-                hn::MulAdd(u, part[2 * kI + 1], hn::Mul(decay, odd)), to + kI * kPairLanes);
+    PairUpdate{decay, part[2 * kI], part[2 * kI + 1]}.line(from + kI * kPairLanes,
+                                                           to + kI * kPairLanes, u);
     if constexpr (kI + 1 < kPairs) update_line<kI + 1>(from, to, u, fetch);
   }
 };
@@ -312,7 +323,7 @@ template <bool kAhead, int kPairs>
 HWY_INLINE void update_pairs(const bf16* from, int64_t from_stride, bf16* to, int64_t to_stride,
                              const float* k, float decay, const float* v_new, int64_t rows,
                              int64_t to_l1) {
-  const PairUpdate<kPairs> pairs(k, decay);
+  const PairRows<kPairs> pairs(k, decay);
   const auto update = [&](auto apart) {
     for (int64_t row = 0; row < rows; ++row) {
       const bf16* const p = from + row * from_stride;

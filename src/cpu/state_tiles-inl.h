@@ -2,9 +2,9 @@
 // state are a tile as they lie in memory, k and q are columns of the other. The vector units are
 // left with the update, which is what they are busy with while the tiles take the next rows.
 //
-// The products are as exact as those of floats: k and q are split into three numbers of bfloat16
-// each, which together are all of their bits (of numbers above 2^-100, say), and sums are in
-// float32. Where the state has an infinity they are NaN, as parts are zero.
+// k and q that are given as bfloat16 are columns as they are, and their norms are factors of the
+// sums: the products are exact. Of others each element is cut into three numbers of bfloat16, which
+// together are all of its bits (of numbers above 2^-100, say). Sums are in float32.
 
 GDN_BEFORE_KERNELS()
 namespace gdn::cpu::GDN_ISA {
@@ -18,8 +18,7 @@ HWY_INLINE void for_each_index(const Body& body) {
   }
 }
 
-// Parts that a float is cut into. A vector has four columns, of which the third is zero: the sums
-// of the smaller parts join before the first.
+// Parts that a float is cut into. A vector has four columns, of which the third is zero.
 constexpr int kFloatParts = 3, kPartColumns = 4;
 
 // Cuts pairs of floats into parts: what of a number is in none of the first p is in those after it.
@@ -57,63 +56,78 @@ HWY_INLINE void store_part_columns(const __m512i (&parts)[kFloatParts], uint32_t
   });
 }
 
-// Lane i: the sum of floats i * kTileWords to i * kTileWords + 3.
-HWY_INLINE Vec sums_of_part_columns(const float* from) {
-  Vec quads[kQuad];  // of rows i, 4 + i, 8 + i, 12 + i
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    const auto row = [&](int block) { return _mm_load_ps(from + (4 * block + i) * kTileWords); };
-    __m512 quad = _mm512_castps128_ps512(row(0));
-    quad = _mm512_mask_broadcast_f32x4(quad, 0x00f0, row(1));
-    quad = _mm512_mask_broadcast_f32x4(quad, 0x0f00, row(2));
-    quads[i] = Vec{_mm512_mask_broadcast_f32x4(quad, 0xf000, row(3))};
-  }
-  return sums_in_blocks(quads);
+// Words of both in turns: a column of each, side by side.
+HWY_INLINE void store_interleaved(__m512i a, __m512i b, uint32_t* to) {
+  const __m512i lower = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  const __m512i upper = _mm512_add_epi32(lower, _mm512_set1_epi32(8));
+  _mm512_storeu_si512(to, _mm512_permutex2var_epi32(a, lower, b));
+  _mm512_storeu_si512(to + kLanes, _mm512_permutex2var_epi32(a, upper, b));
 }
 
-// Prefetches to the second-level cache: a row that is read from there, and written as far ahead of
-// its own place where that is another.
+// Prefetches to the second-level cache of some lines that are read, and, where that is another
+// place, of those that will be written.
 template <bool kApart>
 struct FetchToL2 {
   const std::byte* read;
-  const bf16* to;
+  const std::byte* written;
 
-  HWY_INLINE void line(int64_t element) const {
-    __builtin_prefetch(read + element * static_cast<int64_t>(sizeof(bf16)), 0, 2);
-    if constexpr (kApart) __builtin_prefetch(bytes_after(to + element, kStateToL2), 0, 2);
+  HWY_INLINE void line(int64_t i) const {
+    __builtin_prefetch(read + i * kLine, 0, 2);
+    if constexpr (kApart) __builtin_prefetch(written + i * kLine, 0, 2);
     asm volatile("");  // an effect, so that the calls are not dropped
   }
+
+  static constexpr int64_t kLine = 64;
 };
 
-// A step on rows of K = 32 kSteps elements. Those of a slot are K apart.
-template <int kSteps>
+// A step on rows of K = 32 kSteps elements. Those of a slot are K apart. kParts: numbers of
+// bfloat16 that an element of k and q is, 1 or kFloatParts.
+template <int kSteps, int kParts>
 class TileDots {
  public:
   static constexpr int64_t kK = kSteps * kPairLanes;
 
-  static int64_t floats() { return kMostOperands * (kOperandWords + kK) + kSums; }
+  static int64_t floats(int64_t V) {
+    return kMostOperands * (kOperandWords + kK) + 2 * padded(V) * kColumns;
+  }
+  static constexpr TileWords tile_words() {
+    TileWords words = kFullTiles;
+    words[kSum] = kColumns;
+    for (int s = 0; s < kSteps; ++s) words[kOperand + s] = kColumns;
+    return words;
+  }
 
-  TileDots(Tiles& tiles, Carver& carver)
+  TileDots(Tiles& tiles, int64_t V, Carver& carver)
       : tiles_(tiles),
         operands_(reinterpret_cast<uint32_t*>(carver.take(kMostOperands * kOperandWords))),
         k_pairs_(carver.take(kMostOperands * kK)),
-        sums_(carver.take(kSums)) {}
+        sums_(carver.take(padded(V) * kColumns)),
+        other_sums_(carver.take(padded(V) * kColumns)) {}
 
   // k and q of the steps that name this operand.
-  void prepare(int64_t operand, const Token& token) {
-    alignas(64) float q_pairs[kK];
-    float* const k_pairs = k_pairs_ + operand * kK;
+  void prepare(int64_t operand, const Token& token, const GivenHead& given) {
     uint32_t* const to = operands_ + operand * kOperandWords;
-    to_pair_order(token.k, kK, kK, k_pairs);
-    to_pair_order(token.q, kK, kK, q_pairs);
-    for (int64_t s = 0; s < kSteps; ++s) {
-      const auto columns = [&](const float* pairs, uint32_t* first) {
-        __m512i parts[kFloatParts];
-        cut(load(pairs + s * kPairLanes), load(pairs + s * kPairLanes + kLanes), parts);
-        store_part_columns(parts, first + s * kTileRows * kColumns, kColumns);
-      };
-      columns(k_pairs, to);
-      columns(q_pairs, to + kPartColumns);
+    to_pair_order(token.k, kK, kK, k_pairs_ + operand * kK);
+    if constexpr (kParts == 1) {
+      factors_[operand] = {given.k_norm, given.q_norm};
+      for (int64_t s = 0; s < kSteps; ++s) {
+        const auto words = [&](const std::byte* row) {
+          return _mm512_loadu_si512(row + s * kRowBytes / kSteps);
+        };
+        store_interleaved(words(given.k), words(given.q), to + s * kTileRows * kColumns);
+      }
+    } else {
+      alignas(64) float q_pairs[kK];
+      to_pair_order(token.q, kK, kK, q_pairs);
+      for (int64_t s = 0; s < kSteps; ++s) {
+        const auto columns = [&](const float* pairs, uint32_t* first) {
+          __m512i parts[kFloatParts];
+          cut(load(pairs + s * kPairLanes), load(pairs + s * kPairLanes + kLanes), parts);
+          store_part_columns(parts, first + s * kTileRows * kColumns, kColumns);
+        };
+        columns(k_pairs_ + operand * kK, to);
+        columns(q_pairs, to + kPartColumns);
+      }
     }
     if (loaded_ == operand) loaded_ = -1;
   }
@@ -127,46 +141,132 @@ class TileDots {
       InPlaceDots().step(state, from, to, token, columns, width, operand, next_operand);
       return;
     }
-    start(operand, from, width);
     const int64_t whole = width / kTileRows * kTileRows;
-    const int64_t ahead = whole == width ? next_operand : -1;
-    const float* const k_pairs = k_pairs_ + operand * kK;
-    if (to.data == from.data) {
-      step_in_pairs<false>(from, to, token, k_pairs, columns, whole, ahead);
-    } else if (to.data != nullptr && to.dtype == DType::kBF16) {
-      step_in_pairs<true>(from, to, token, k_pairs, columns, whole, ahead);
-    } else {
-      step_by_rows(state, from, to, token, columns, whole, operand);
-    }
+    if (whole > 0)
+      step_whole(from, to, token, columns, whole, operand, whole == width ? next_operand : -1);
     if (whole == width) return;
     gdn::cpu::GDN_ISA::step(state, state.after(from, whole), state.after(to, whole), token,
                             columns.after(whole), width - whole);
   }
 
  private:
-  // Begins with the first rows of a block of columns, if that has not been done.
-  void start(int64_t operand, const StateBlock& from, int64_t width) {
-    if (from.dtype != DType::kBF16 || width < kTileRows || started_) return;
-    started_ = true;
-    use(operand);
-    for_each_index<kWorkParts>(
-        [&](auto part) { this->template do_part<part()>(elements<bf16>(from), sums_); });
-  }
-
-  // Tiles: the sums; two for A, in turns; B for every 32 elements.
-  static constexpr int kSum = 0, kState = 1, kOperand = 4;
-  // Columns of B: those of k, then those of q. A tile has eight more, which nobody reads the sums
-  // of: they are the row after it.
-  static constexpr int64_t kColumns = 2 * kPartColumns;
-  static constexpr int64_t kOperandWords = (kK / 2 + 1) * kColumns;
+  // Tiles: the sums; three for A, in turns; B for every 32 elements.
+  static constexpr int kSum = 0, kState = 1, kStates = 3, kOperand = kState + kStates;
+  static_assert(kOperand + kSteps <= 8);
+  // Columns of B and of the sums: those of k, then those of q.
+  static constexpr int kOfVector = kParts == 1 ? 1 : kPartColumns, kColumns = 2 * kOfVector;
+  static constexpr int64_t kOperandWords = kK / 2 * kColumns;
   static constexpr int64_t kRowBytes = kK * static_cast<int64_t>(sizeof(bf16));
-  static constexpr int64_t kSums = kTileRows * kTileWords;
+
+  // k and q are that many times what is in the columns.
+  struct Factors {
+    float k = 1, q = 1;
+  };
+
+  // What is fetched while a block of 16 rows is updated: as much as a block, kStateToL2 ahead on
+  // the way, and where the way goes from one block of memory of that size to the next: with K of
+  // 128 those are pages. (That a page is asked for within one block, from its first line to its
+  // last, is worth a third of the speed from memory, where a state does not begin with a page.)
+  class AheadInBlocks {
+   public:
+    AheadInBlocks(const Way& way, const std::byte* data)
+        : way_(way),
+          at_(floor(data + way.ahead(data, kStateToL2))),
+          ended_(way.next == nullptr || way.end - data <= kStateToL2) {}
+
+    static const std::byte* floor(const std::byte* p) {
+      return p - reinterpret_cast<uintptr_t>(p) % kBlockBytes;
+    }
+    // The block that holds the way's end is begun earlier, so as not to fetch what is behind that;
+    // what would have been fetched of the way's next part is fetched at once.
+    const std::byte* block() {
+      if (ended_ || at_ + kBlockBytes <= way_.end) return at_;
+      const FetchToL2<false> next = {way_.next, nullptr};
+      const int64_t bytes = at_ + kBlockBytes - way_.end;
+      for (int64_t i = 0; i * FetchToL2<false>::kLine < bytes; ++i) next.line(i);
+      return way_.end - kBlockBytes;
+    }
+    void advance() {
+      at_ += kBlockBytes;
+      if (!ended_ && at_ >= way_.end) {
+        ended_ = true;
+        at_ = floor(way_.next + (at_ - way_.end));
+      }
+    }
+
+   private:
+    static constexpr int64_t kBlockBytes = kTileRows * kRowBytes;
+    const Way way_;
+    const std::byte* at_;
+    bool ended_;  // at_ is past the way's end, or the way has none
+  };
+
+  // The gates of a step, as what its sums are multiplied by. v_new = beta (v - decay S k) is
+  // scaled_v - factor_k sum.
+  struct Gates {
+    Vec factor_k, factor_q, kq, scale;
+
+    HWY_INLINE Gates(const Token& token, const Factors& factors)
+        : factor_k(with_plain_nan(F32(), hn::Set(F32(), token.beta * token.decay * factors.k))),
+          factor_q(hn::Set(F32(), token.decay * factors.q)),
+          kq(hn::Set(F32(), token.kq)),
+          scale(hn::Set(F32(), token.scale)) {}
+
+    // sum(c): column c. The smaller parts first.
+    template <class Sum>
+    HWY_INLINE Vec v_new(Vec scaled_v, const Sum& sum) const {
+      if constexpr (kParts == 1) return hn::NegMulAdd(factor_k, sum(0), scaled_v);
+      Vec v = hn::NegMulAdd(factor_k, sum(kPartColumns - 1), scaled_v);
+      v = hn::NegMulAdd(factor_k, sum(1), v);
+      return hn::NegMulAdd(factor_k, sum(0), v);
+    }
+    template <class Sum>
+    HWY_INLINE Vec out(Vec v_new, const Sum& sum) const {
+      Vec dot = sum(kOfVector);
+      if constexpr (kParts != 1) {
+        dot = hn::Add(hn::Add(sum(2 * kPartColumns - 1), sum(kPartColumns + 1)), dot);
+      }
+      return hn::Mul(scale, hn::MulAdd(v_new, kq, hn::Mul(factor_q, dot)));
+    }
+  };
+
+  void step_whole(const StateBlock& from, const StateBlock& to, const Token& token,
+                  const TokenColumns& columns, int64_t width, int64_t operand,
+                  int64_t next_operand) {
+    const Gates gates(token, factors_[operand]);
+    if (!started_) start(operand, elements<bf16>(from), sums_);
+    started_ = false;
+    // beta v, where v_new will be.
+    const Vec beta = hn::Set(F32(), token.beta);
+    for (int64_t i = 0; i < width; i += kLanes) {
+      store(with_plain_nan(F32(), hn::Mul(beta, load(columns.v + i))), columns.v_new + i);
+    }
+    const float* const k_pairs = k_pairs_ + operand * kK;
+    if (to.data == from.data) {
+      step_in_pairs<false>(from, to, gates, token.decay, k_pairs, columns.v_new, width,
+                           next_operand);
+    } else if (to.data != nullptr && to.dtype == DType::kBF16) {
+      step_in_pairs<true>(from, to, gates, token.decay, k_pairs, columns.v_new, width,
+                          next_operand);
+    } else {
+      for (int64_t row = kTileRows; row < width; row += kTileRows) {
+        start(operand, elements<bf16>(from) + row * kK, sums_ + row * kColumns);
+      }
+    }
+    finish(gates, columns, width);
+    if (started_) std::swap(sums_, other_sums_);
+    if (to.data == nullptr || to.dtype == DType::kBF16) return;
+    with_element(to.dtype, [&](auto element) {
+      update_rows<true>(elements<bf16>(from), from.stride, elements<decltype(element)>(to),
+                        to.stride, token.k, token.decay, columns.v_new, kK, width, kStateToL1);
+    });
+  }
 
   HWY_INLINE void use(int64_t operand) {
     if (loaded_ == operand) return;
     loaded_ = operand;
     const uint32_t* const from = operands_ + operand * kOperandWords;
-    for_each_index<kSteps>([&](auto s) {
+    for_each_index<kSteps>([&](auto s) __attribute__((always_inline)) {
       tiles_.template load<kOperand + s()>(from + s() * kTileRows * kColumns, kColumns);
     });
   }
@@ -176,109 +276,135 @@ class TileDots {
     return reinterpret_cast<T*>(block.data);
   }
 
-  // The products of 16 rows in parts, for other work to be done in between: the processor looks
-  // ahead some five rows, past which the tiles' work stands in line. A product has its rows loaded
-  // a part before: waiting for memory it keeps the processor from looking ahead at all.
-  static constexpr int kWorkParts = kSteps + 2;
+  // The products of 16 rows in parts, for other work to be done in between. A product has its rows
+  // loaded two parts before: waiting for memory it keeps the processor from looking ahead at all.
+  static constexpr int kWorkParts = kSteps + 3;
   template <int kPart>
   HWY_INLINE void do_part(const bf16* rows, float* sums) const {
     if constexpr (kPart == 0) tiles_.template zero<kSum>();
-    if constexpr (kPart > 0 && kPart <= kSteps) {
-      tiles_.template dot<kSum, kState + (kPart - 1) % 2, kOperand + kPart - 1>();
-    }
     if constexpr (kPart < kSteps) {
-      tiles_.template load<kState + kPart % 2>(rows + kPart * kPairLanes, kK / 2);
+      tiles_.template load<kState + kPart % kStates>(rows + kPart * kPairLanes, kK / 2);
     }
-    if constexpr (kPart == kSteps + 1) tiles_.template store<kSum>(sums, kTileWords);
+    constexpr int kStep = kPart - 2;
+    if constexpr (kStep >= 0 && kStep < kSteps) {
+      tiles_.template dot<kSum, kState + kStep % kStates, kOperand + kStep>();
+    }
+    if constexpr (kStep == kSteps) tiles_.template store<kSum>(sums, kColumns);
+  }
+  // All of them at once.
+  void start(int64_t operand, const bf16* rows, float* sums) {
+    use(operand);
+    for_each_index<kWorkParts>([&](auto part) __attribute__((always_inline)) {
+      this->template do_part<part()>(rows, sums);
+    });
   }
 
-  // v_new and out of 16 rows.
-  static HWY_INLINE void finish(const Token& token, const TokenColumns& columns,
-                                const float* sums) {
-    finish_columns(F32(), token, sums_of_part_columns(sums),
-                   sums_of_part_columns(sums + kPartColumns), columns);
+  // v_new and out of all rows, from their sums.
+  void finish(const Gates& gates, const TokenColumns& columns, int64_t width) const {
+    const F32 d;
+    for (int64_t i = 0; i < width; i += kLanes) {
+      const float* const sums = sums_ + i * kColumns;
+      Vec column[kColumns];
+      if constexpr (kParts == 1) {
+        hn::LoadInterleaved2(d, sums, column[0], column[1]);
+      } else {
+        Vec low[kPartColumns], high[kPartColumns];  // of k and q in turns
+        hn::LoadInterleaved4(d, sums, low[0], low[1], low[2], low[3]);
+        hn::LoadInterleaved4(d, sums + kPartColumns * kLanes, high[0], high[1], high[2], high[3]);
+        for (int c = 0; c < kPartColumns; ++c) {
+          column[c] = hn::ConcatEven(d, high[c], low[c]);
+          column[kPartColumns + c] = hn::ConcatOdd(d, high[c], low[c]);
+        }
+      }
+      const auto sum = [&](int c) { return column[c]; };
+      const Vec v_new = gates.v_new(load(columns.v_new + i), sum);
+      store(v_new, columns.v_new + i);
+      store(gates.out(v_new, sum), columns.out + i);
+    }
   }
 
   template <bool kApart>
-  HWY_NOINLINE void step_in_pairs(const StateBlock& from, const StateBlock& to, const Token& token,
-                                  const float* k_pairs, const TokenColumns& columns, int64_t width,
-                                  int64_t next_operand) {
-    const PairUpdate<kSteps> update(k_pairs, token.decay);
-    const Way way = {from.data + width * kRowBytes, from.next};
-    const std::byte* ahead = from.data + way.ahead(from.data, kStateToL2);
+  HWY_NOINLINE void step_in_pairs(const StateBlock& from, const StateBlock& to, const Gates& gates,
+                                  float decay, const float* k_pairs, const float* scaled_v,
+                                  int64_t width, int64_t next_operand) {
+    const Vec factor = with_plain_nan(F32(), hn::Set(F32(), decay));
+    const Gates in_registers = gates;  // by reference gcc leaves them in memory
+    AheadInBlocks ahead({from.data + width * kRowBytes, from.next}, from.data);
     const bf16* p = elements<bf16>(from);
     const int64_t apart = kApart ? elements<bf16>(to) - p : 0;
     const bf16* const end = p + width * kK;
     const bool more = next_operand >= 0;
-    TokenColumns at = columns;
-    float* const sums = sums_;
+    const float* sums = sums_;
     while (p < end) {
-      finish(token, at, sums);
       bf16* const q = const_cast<bf16*>(p) + apart;
       const bool last = end - p == kTileRows * kK;
-      if (last && more) use(next_operand);
+      float* next_sums = const_cast<float*>(sums) + kTileRows * kColumns;
+      if (last && more) {
+        use(next_operand);
+        next_sums = other_sums_;
+      }
+      const FetchToL2<kApart> fetch = {ahead.block(),
+                                       AheadInBlocks::floor(bytes_after(q, kStateToL2))};
       if (last && !more) {
-        update_block<false, kApart>(update, p, q, at.v_new, sums, ahead);
+        update_block<false, kApart>(in_registers, factor, k_pairs, p, q, scaled_v, sums, next_sums,
+                                    fetch);
       } else {
-        update_block<true, kApart>(update, p, q, at.v_new, sums, ahead);
+        update_block<true, kApart>(in_registers, factor, k_pairs, p, q, scaled_v, sums, next_sums,
+                                   fetch);
       }
-      at = at.after(kTileRows);
+      scaled_v += kTileRows;
+      sums = next_sums;
       p += kTileRows * kK;
-      ahead += kTileRows * kRowBytes;
-      if (ahead == way.end && way.next != nullptr) {
-        ahead = way.next;
-        // A branch, and the pointer in one register: a load from the stack waits for a store to the
-        // state that has its last twelve bits of address, and for memory with it. A prefetch whose
-        // address comes from such a load is late.
-        asm volatile("" : "+r"(ahead));
-      }
+      ahead.advance();
     }
-    started_ = more && width > 0;
+    started_ = more;
   }
 
-  // The update of 16 rows, with the parts of the next ones' products in between where kProducts.
-  // (`update` by value: what is passed by reference gcc leaves in memory.)
-  template <bool kProducts, bool kApart, int kPart = 0>
-  HWY_INLINE void update_block(const PairUpdate<kSteps> update, const bf16* p, bf16* q,
-                               const float* v_new, float* sums, const std::byte* ahead) const {
-    if constexpr (kPart == 0) asm volatile("" : "+r"(ahead));  // no pointer for every line
-    if constexpr (kPart < kWorkParts) {
-      constexpr int64_t kShare = kTileRows / kWorkParts, kBegin = kPart * kShare;
-      constexpr int64_t kEnd = kPart + 1 == kWorkParts ? int64_t{kTileRows} : kBegin + kShare;
-      if constexpr (kProducts) do_part<kPart>(p + kTileRows * kK, sums);
-      for (int64_t row = kBegin; row < kEnd; ++row) {
-        update.row(p + row * kK, q + row * kK, v_new[row],
-                   FetchToL2<kApart>{ahead + row * kRowBytes, q + row * kK});
-      }
-      update_block<kProducts, kApart, kPart + 1>(update, p, q, v_new, sums, ahead);
-    }
-  }
-
-  // To another dtype, or nowhere.
-  HWY_NOINLINE void step_by_rows(const StateShape& state, const StateBlock& from,
-                                 const StateBlock& to, const Token& token,
-                                 const TokenColumns& columns, int64_t width, int64_t operand) {
-    for (int64_t first = 0; first < width; first += kTileRows) {
-      start(operand, state.after(from, first), kTileRows);
-      finish(token, columns.after(first), sums_);
-      started_ = false;
-    }
-    if (to.data == nullptr) return;
-    with_element(to.dtype, [&](auto element) {
-      update_rows<true>(elements<bf16>(from), from.stride, elements<decltype(element)>(to),
-                        to.stride, token.k, token.decay, columns.v_new, kK, width, kStateToL1);
+  // The update of 16 rows, one column of lines after the other, with the parts of the next rows'
+  // products in between where kProducts. Column by column, because the next rows are loaded so: a
+  // load waits for a store in flight whose address has its last twelve bits, and a column of the
+  // next rows is loaded when three others were stored since.
+  template <bool kProducts, bool kApart>
+  HWY_INLINE void update_block(const Gates gates, const Vec decay, const float* k_pairs,
+                               const bf16* p, bf16* q, const float* scaled_v, const float* sums,
+                               float* next_sums, FetchToL2<kApart> fetch) const {
+    asm volatile("" : "+r"(fetch.read));  // no pointer for every line
+    if constexpr (kApart) asm volatile("" : "+r"(fetch.written));
+    const F32 d;
+    Vec u[kTileRows];
+    for_each_index<kTileRows>([&](auto r) __attribute__((always_inline)) {
+      u[r()] = gates.v_new(
+          hn::Set(d, scaled_v[r()]), [&](int c) __attribute__((always_inline)) {
+            return hn::Set(d, sums[r() * kColumns + c]);
+          });
+    });
+    const bf16* const next = p + kTileRows * kK;
+    for_each_index<kSteps>([&](auto s) __attribute__((always_inline)) {
+      const float* const part = k_pairs + s() * kPairLanes;
+      const PairUpdate update = {decay, load(part), load(part + kLanes)};
+      for_each_index<kTileRows>([&](auto r) __attribute__((always_inline)) {
+        constexpr int kLine = s() * kTileRows + r(), kEvery = kSteps * kTileRows / (kWorkParts + 1);
+        if constexpr (kProducts && kLine % kEvery == 0 && kLine / kEvery < kWorkParts) {
+          this->template do_part<kLine / kEvery>(next, next_sums);
+        }
+        fetch.line(kLine);
+        constexpr int64_t kAt = r() * kK + s() * kPairLanes;
+        update.line(p + kAt, q + kAt, u[r()]);
+      });
     });
   }
 
   Tiles& tiles_;
-  uint32_t* operands_;   // [K / 2][kColumns] pairs each
-  float* k_pairs_;       // k of each operand in pair order
-  float* sums_;          // of the next 16 rows
-  int64_t loaded_ = -1;  // the operand that is in the tiles
-  bool started_ = false;
+  uint32_t* operands_;  // [K / 2][kColumns] pairs each
+  float* k_pairs_;      // k of each operand in pair order
+  Factors factors_[kMostOperands];
+  float* sums_;           // [V][kColumns]
+  float* other_sums_;     // the same of the next head
+  int64_t loaded_ = -1;   // the operand that is in the tiles
+  bool started_ = false;  // the first rows have their sums
 };
 
-// Of the sizes that models have: each is compiled for itself.
+// Calls body with the K / 32 of the sizes that models have: each is compiled for itself.
 template <class Body>
 HWY_INLINE void with_tile_steps(const StateShape& state, const Body& body) {
   if (state.rows() && state.K == 128) body(std::integral_constant<int, 4>());
@@ -287,20 +413,33 @@ HWY_INLINE void with_tile_steps(const StateShape& state, const Body& body) {
 
 inline int64_t dots_floats(const StateShape& state) {
   int64_t floats = 0;
-  with_tile_steps(state, [&](auto steps) { floats = TileDots<steps()>::floats(); });
+  with_tile_steps(state, [&](auto steps) {
+    floats = std::max(TileDots<steps(), 1>::floats(state.V),
+                      TileDots<steps(), kFloatParts>::floats(state.V));
+  });
   return floats;
 }
 
-// Calls body(dots) with what takes the steps from a state of that dtype.
+// Calls body(dots) with what takes the steps of a problem.
 template <class Body>
-HWY_INLINE void with_dots(const StateShape& state, DType dtype, Carver& carver, const Body& body) {
+HWY_INLINE void with_dots(const DeltaRuleProblem& problem, const StateShape& state, Carver& carver,
+                          const Body& body) {
   bool done = false;
-  if (dtype == DType::kBF16) {
+  const auto with_tiles = [&](auto steps, auto parts) {
+    using Dots = TileDots<steps(), parts()>;
+    Tiles tiles(Dots::tile_words());
+    Dots dots(tiles, state.V, carver);
+    body(dots);
+    done = true;
+  };
+  if (problem.initial_state.dtype == DType::kBF16) {
+    const bool whole = problem.q.dtype == DType::kBF16 && problem.k.dtype == DType::kBF16;
     with_tile_steps(state, [&](auto steps) {
-      Tiles tiles;
-      TileDots<steps()> dots(tiles, carver);
-      body(dots);
-      done = true;
+      if (whole) {
+        with_tiles(steps, std::integral_constant<int, 1>());
+      } else {
+        with_tiles(steps, std::integral_constant<int, kFloatParts>());
+      }
     });
   }
   if (done) return;

@@ -12,6 +12,7 @@
 #include "cpu/isa.h"
 // After isa.h.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -19,6 +20,7 @@
 #include <limits>
 #include <optional>
 #include <type_traits>
+#include <utility>
 
 #include "cpu/amx_permission.h"
 #include "cpu/kernels.h"

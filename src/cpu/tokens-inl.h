@@ -33,30 +33,60 @@ class Carver {
 HWY_INLINE float dot(const float* a, const float* b, int64_t n) {
   const F32 d;
   Vec sums[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
-  // n is a multiple of 16; on the scalar target the sums are four chains.
-  for (int64_t i = 0, part = 0; i < n; i += kLanes, part = (part + 1) % 4) {
+  int64_t i = 0;  // n is a multiple of 16; on the scalar target the sums are four chains
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+    for (int part = 0; part < 4; ++part) {
+      const int64_t j = i + part * kLanes;
+      sums[part] = hn::MulAdd(load(a + j), load(b + j), sums[part]);
+    }
+  }
+  for (int part = 0; i < n; i += kLanes, ++part) {
     sums[part] = hn::MulAdd(load(a + i), load(b + i), sums[part]);
   }
   const Vec sum = hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3]));
   return hn::GetLane(hn::SumOfLanes(d, sum));
 }
 
+// What q and k of a token and head are made of: rows as they are in memory, and factors.
+struct GivenHead {
+  const std::byte* q = nullptr;
+  const std::byte* k = nullptr;
+  float q_norm = 1, k_norm = 1;
+};
+
 // K elements as floats, l2-normalised when asked, zeros up to padded(K). NaNs go through
 // with_plain_nan(): which of two an update takes is the compiler's choice, another in every loop.
+// Returns what the elements were multiplied by.
 template <class Problem>
-HWY_INLINE void load_head(const Problem& problem, const TokenTensor& from, const Sequence& sequence,
-                          int64_t t, int64_t head, float* to) {
+HWY_INLINE float load_head(const Problem& problem, const TokenTensor& from,
+                           const Sequence& sequence, int64_t t, int64_t head, float* to) {
   const int64_t K = problem.shape.K;
+  float norm = 1;
   with_element(from.dtype, [&](auto element) {
-    load_row(reinterpret_cast<const decltype(element)*>(from.at(sequence, t, head)), K, to);
+    using T = decltype(element);
+    const T* row = reinterpret_cast<const T*>(from.at(sequence, t, head));
+    if (problem.use_qk_l2norm) {
+      norm = inverse_norm(row, K, problem.l2norm_eps);
+      scale_row(row, K, norm, to);
+    } else {
+      load_row(row, K, to);
+    }
+    if constexpr (kStateTiesAway && !std::is_same_v<T, bf16>) {  // whose NaNs are plain enough
+      for (int64_t i = 0; i < K; i += kLanes) store(with_plain_nan(F32(), load(to + i)), to + i);
+    }
   });
-  if (problem.use_qk_l2norm) {
-    scale_row(to, K, inverse_norm(to, K, problem.l2norm_eps), to);
-  }
   std::fill(to + K, to + padded(K), 0.0f);
-  for (int64_t i = 0; i < padded(K); i += kLanes) {
-    store(with_plain_nan(F32(), load(to + i)), to + i);
-  }
+  return norm;
+}
+
+// q and k of a token and head.
+template <class Problem>
+HWY_INLINE GivenHead load_qk(const Problem& problem, const Sequence& sequence, int64_t t,
+                             int64_t head, float* q, float* k) {
+  GivenHead given = {problem.q.at(sequence, t, head), problem.k.at(sequence, t, head)};
+  given.q_norm = load_head(problem, problem.q, sequence, t, head, q);
+  given.k_norm = load_head(problem, problem.k, sequence, t, head, k);
+  return given;
 }
 
 // Columns [begin, end) of a value head.
@@ -102,8 +132,7 @@ class TokenTile {
     if (loaded_ == t0) return false;
     loaded_ = t0;
     for (int64_t i = 0; i < count; ++i) {
-      load_head(problem, problem.q, sequence, t0 + i, head, q.at(i));
-      load_head(problem, problem.k, sequence, t0 + i, head, k.at(i));
+      given[i] = gdn::cpu::GDN_ISA::load_qk(problem, sequence, t0 + i, head, q.at(i), k.at(i));
       kq[i] = dot(k.at(i), q.at(i), padded(problem.shape.K));
     }
     return true;
@@ -136,6 +165,7 @@ class TokenTile {
   }
 
   Rows q, k, v, v_new, out;
+  GivenHead given[kTile];
   alignas(64) float kq[kTile] = {};
   alignas(64) float g[kTile] = {};
   alignas(64) float decay[kTile] = {};
