@@ -99,7 +99,7 @@ int64_t heads_together(const Shape& shape, int64_t parts, int workers, int64_t s
 int64_t end_of(int64_t tasks, int workers) { return (tasks + workers - 1) / workers; }
 
 // A recurrent task is a part of a q/k head where sequences and heads are few, else a q/k head. In
-// decode the number of tasks is halved while a sequence keeps four, the workers theirs, and the
+// decode the number of tasks is halved while a sequence keeps two, the workers theirs, and the
 // last of them does not end later: a slot is one long walk through memory, and the prefetches that
 // run ahead of it fetch, at the end of a task, what the next one wants, or another worker is
 // writing; and the tokens of a task's heads are prepared at once. With whole sequences the last
