@@ -1,6 +1,6 @@
-// The eight tile registers of AMX, 16 rows of 64 bytes each, and the few things done with them.
-// Everything that knows of AMX instructions is here; the chunk kernel and decode are written over
-// it.
+// The eight tile registers of AMX, 16 rows of up to 64 bytes each, and the few things done with
+// them. Everything that knows of AMX instructions is here; the chunk kernel and decode are written
+// over it.
 //
 // With GDN_EMULATE_AMX the registers are an array and the product is made of vector dot products,
 // so that the kernel can be tested where there is no AMX. (The order of summation inside a product

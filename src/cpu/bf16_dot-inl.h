@@ -33,8 +33,8 @@ HWY_INLINE Vec nearest_bf16(Vec x) {
   return Vec{_mm512_castsi512_ps(_mm512_and_si512(sum, upper))};
 }
 
-// As make_pairs, of numbers rounded in that way, to their two halves: on a core with two vector
-// ports the four operations take two cycles, conversion and permutation three.
+// As make_pairs, of numbers rounded in that way, to their two halves: three operations, on a core
+// with two vector ports a cycle and a half, where conversion and permutation take three.
 HWY_INLINE __m512i nearest_pairs(Vec low, Vec high) {
   const __m512i half = _mm512_set1_epi32(0x8000);
   const __m512i low_sum = _mm512_add_epi32(_mm512_castps_si512(low.raw), half);

@@ -2,9 +2,9 @@
 // state are a tile as they lie in memory, k and q are columns of the other. The vector units are
 // left with the update, which is what they are busy with while the tiles take the next rows.
 //
-// k and q that are given as bfloat16 are columns as they are, and their norms are factors of the
-// sums: the products are exact. Of others each element is cut into three numbers of bfloat16, which
-// together are all of its bits (of numbers above 2^-100, say). Sums are in float32.
+// k and q that are both given as bfloat16 are columns as they are, and their norms are factors of
+// the sums: the products are exact. Of others each element is cut into three numbers of bfloat16,
+// which together are all of its bits (of numbers above 2^-100, say). Sums are in float32.
 
 GDN_BEFORE_KERNELS()
 namespace gdn::cpu::GDN_ISA {
@@ -109,12 +109,11 @@ class TileDots {
     uint32_t* const to = operands_ + operand * kOperandWords;
     to_pair_order(token.k, kK, kK, k_pairs_ + operand * kK);
     if constexpr (kParts == 1) {
-      factors_[operand] = {given.k_norm, given.q_norm};
+      __m512i k[kSteps], q[kSteps];
+      factors_[operand] = {load_column(given.k, given.k_norm, k),
+                           load_column(given.q, given.q_norm, q)};
       for (int64_t s = 0; s < kSteps; ++s) {
-        const auto words = [&](const std::byte* row) {
-          return _mm512_loadu_si512(row + s * kRowBytes / kSteps);
-        };
-        store_interleaved(words(given.k), words(given.q), to + s * kTileRows * kColumns);
+        store_interleaved(k[s], q[s], to + s * kTileRows * kColumns);
       }
     } else {
       alignas(64) float q_pairs[kK];
@@ -163,6 +162,31 @@ class TileDots {
     float k = 1, q = 1;
   };
 
+  // A row of bfloat16 as a column of words; returns what its sums are to be multiplied by, for the
+  // row's norm. Of rows that are neither short nor very long the column is the row and the factor
+  // the norm. Where that could overflow before the other shrinks it, the norm's power of two is in
+  // the column; and all of a norm that is zero or not finite, as no number but those is then left.
+  static HWY_INLINE float load_column(const std::byte* row, float norm, __m512i (&words)[kSteps]) {
+    constexpr float kLeast = 0x1p-10f, kMost = std::numeric_limits<float>::max();
+    if (norm >= kLeast && norm <= 1) {
+      for (int64_t s = 0; s < kSteps; ++s) words[s] = _mm512_loadu_si512(row + s * 64);
+      return norm;
+    }
+    float in_column = norm, factor = 1;
+    if (norm > 0 && norm <= kMost) {
+      int exponent = 0;
+      factor = std::frexp(norm, &exponent);
+      in_column = std::ldexp(1.0f, exponent);
+    }
+    const Vec scale = hn::Set(F32(), in_column);
+    for (int64_t s = 0; s < kSteps; ++s) {
+      Vec even, odd;
+      load_pairs(reinterpret_cast<const bf16*>(row) + s * kPairLanes, even, odd);
+      words[s] = pairs_of_bf16(hn::Mul(even, scale), hn::Mul(odd, scale));
+    }
+    return factor;
+  }
+
   // What is fetched while a block of 16 rows is updated: as much as a block, kStateToL2 ahead on
   // the way, and where the way goes from one block of memory of that size to the next: with K of
   // 128 those are pages. (That a page is asked for within one block, from its first line to its
@@ -207,7 +231,8 @@ class TileDots {
     Vec factor_k, factor_q, kq, scale;
 
     HWY_INLINE Gates(const Token& token, const Factors& factors)
-        : factor_k(with_plain_nan(F32(), hn::Set(F32(), token.beta * token.decay * factors.k))),
+        : factor_k(with_plain_nan(F32(),
+                                  finite(hn::Set(F32(), token.beta * (token.decay * factors.k))))),
           factor_q(hn::Set(F32(), token.decay * factors.q)),
           kq(hn::Set(F32(), token.kq)),
           scale(hn::Set(F32(), token.scale)) {}
@@ -215,10 +240,12 @@ class TileDots {
     // sum(c): column c. The smaller parts first.
     template <class Sum>
     HWY_INLINE Vec v_new(Vec scaled_v, const Sum& sum) const {
-      if constexpr (kParts == 1) return hn::NegMulAdd(factor_k, sum(0), scaled_v);
-      Vec v = hn::NegMulAdd(factor_k, sum(kPartColumns - 1), scaled_v);
-      v = hn::NegMulAdd(factor_k, sum(1), v);
-      return hn::NegMulAdd(factor_k, sum(0), v);
+      Vec v = scaled_v;
+      if constexpr (kParts != 1) {
+        v = hn::NegMulAdd(factor_k, sum(kPartColumns - 1), v);
+        v = hn::NegMulAdd(factor_k, sum(1), v);
+      }
+      return with_plain_nan(F32(), hn::NegMulAdd(factor_k, sum(0), v));
     }
     template <class Sum>
     HWY_INLINE Vec out(Vec v_new, const Sum& sum) const {
@@ -334,11 +361,11 @@ class TileDots {
     const int64_t apart = kApart ? elements<bf16>(to) - p : 0;
     const bf16* const end = p + width * kK;
     const bool more = next_operand >= 0;
-    const float* sums = sums_;
+    float* sums = sums_;
     while (p < end) {
       bf16* const q = const_cast<bf16*>(p) + apart;
       const bool last = end - p == kTileRows * kK;
-      float* next_sums = const_cast<float*>(sums) + kTileRows * kColumns;
+      float* next_sums = sums + kTileRows * kColumns;
       if (last && more) {
         use(next_operand);
         next_sums = other_sums_;
@@ -362,8 +389,8 @@ class TileDots {
 
   // The update of 16 rows, one column of lines after the other, with the parts of the next rows'
   // products in between where kProducts. Column by column, because the next rows are loaded so: a
-  // load waits for a store in flight whose address has its last twelve bits, and a column of the
-  // next rows is loaded when three others were stored since.
+  // load waits for a store in flight whose address has its last twelve bits, and with K of 128 a
+  // column of the next rows is loaded when one and a half to three others were stored since.
   template <bool kProducts, bool kApart>
   HWY_INLINE void update_block(const Gates gates, const Vec decay, const float* k_pairs,
                                const bf16* p, bf16* q, const float* scaled_v, const float* sums,
@@ -383,6 +410,8 @@ class TileDots {
       const float* const part = k_pairs + s() * kPairLanes;
       const PairUpdate update = {decay, load(part), load(part + kLanes)};
       for_each_index<kTileRows>([&](auto r) __attribute__((always_inline)) {
+        static_assert((kWorkParts - 1) * (kSteps * kTileRows / (kWorkParts + 1)) <
+                      kSteps * kTileRows);
         constexpr int kLine = s() * kTileRows + r(), kEvery = kSteps * kTileRows / (kWorkParts + 1);
         if constexpr (kProducts && kLine % kEvery == 0 && kLine / kEvery < kWorkParts) {
           this->template do_part<kLine / kEvery>(next, next_sums);

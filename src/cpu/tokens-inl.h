@@ -71,7 +71,7 @@ HWY_INLINE float load_head(const Problem& problem, const TokenTensor& from,
     } else {
       load_row(row, K, to);
     }
-    if constexpr (kStateTiesAway && !std::is_same_v<T, bf16>) {  // whose NaNs are plain enough
+    if constexpr (kStateTiesAway) {
       for (int64_t i = 0; i < K; i += kLanes) store(with_plain_nan(F32(), load(to + i)), to + i);
     }
   });

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <limits>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -99,8 +100,10 @@ TEST(Decode, NothingAroundASequenceChangesABit) {
     // Several q/k heads to a task; a last block of rows that is not whole.
     if (!quick()) all.insert(all.end(), {{8, 16, 64, 32}, {16, 48, 128, 16}, {1, 1, 128, 20}});
     for (const Dims& dims : all) {
-      for (DType state : {DType::kBF16, DType::kF32}) {
-        const Case c = decode_case(dims, DType::kF32, state);
+      for (const auto& [tokens, state] :
+           {std::pair(DType::kF32, DType::kBF16), std::pair(DType::kF32, DType::kF32),
+            std::pair(DType::kBF16, DType::kBF16)}) {
+        const Case c = decode_case(dims, tokens, state);
         const auto alone = bits(c, 1);
         expect_same(bits(c, 2), alone, c, context);
         expect_same(bits(c, 5), alone, c, context);
@@ -126,16 +129,18 @@ TEST(Decode, NothingAroundASequenceChangesABit) {
 TEST(Decode, OfAKeyThatIsNotFiniteNothingChangesABitEither) {
   for_each_kernel([](Context& context) {
     for (int64_t K : {64, 128}) {
-      for (bool norm : {false, true}) {
-        Case c = decode_case({1, 2, K, 96}, DType::kF32, DType::kF32);
+      for (const auto& [norm, dtype] :
+           {std::pair(false, DType::kF32), std::pair(true, DType::kF32),
+            std::pair(false, DType::kBF16), std::pair(true, DType::kBF16)}) {
+        Case c = decode_case({1, 2, K, 96}, dtype, dtype);
         c.l2norm = norm;
-        const auto bits = [&](verify::States states, int threads) {
+        const auto bits = [&, norm = norm](verify::States states, int threads) {
           c.states = states;
           DeltaRuleData data = verify::make_delta_rule(c);
           if (norm) {
             data.k.set(5, std::numeric_limits<double>::infinity());
           } else {
-            std::memset(data.k.element(5), 0xff, sizeof(float));
+            std::memset(data.k.element(5), 0xff, static_cast<size_t>(size_of(data.k.dtype())));
           }
           return bits_of(decoded(context, data, threads));
         };
@@ -153,20 +158,22 @@ TEST(Decode, LaterTokensChangeNoBitOfTheFirst) {
   for_each_kernel([](Context& context) {
     for (const Dims& dims : sizes()) {
       for (StateLayout layout : {StateLayout::kVK, StateLayout::kKV}) {
-        for (DType from : {DType::kBF16, DType::kF32}) {
-          Case c = decode_case(dims, DType::kF32, from);
+        for (const auto& [tokens, from] :
+             {std::pair(DType::kF32, DType::kBF16), std::pair(DType::kF32, DType::kF32),
+              std::pair(DType::kBF16, DType::kBF16)}) {
+          Case c = decode_case(dims, tokens, from);
           c.final_state = DType::kBF16;
           c.layout = layout;
           c.lengths = {3};
           c.packing = verify::Packing::kRows;
           c.indices = verify::Indices::kPerToken;
           SCOPED_TRACE(verify::repeat_line(c, context));
-          const auto first = [&](int64_t tokens) {
+          const auto first = [&](int64_t length) {
             DeltaRuleData data = verify::make_delta_rule(c);
             RecurrentArgs args = data.recurrent_args();
             for (TensorView* view :
                  {&args.q, &args.k, &args.v, &args.out, &args.g, &args.a, &args.beta, &args.b}) {
-              if (view->given()) view->shape[1] = tokens;
+              if (view->given()) view->shape[1] = length;
             }
             expect_ok(recurrent(context, args));
             Bits bits;
@@ -187,11 +194,12 @@ TEST(Decode, LaterTokensChangeNoBitOfTheFirst) {
 TEST(Decode, ANaNOfAnyBitsReachesABfloat16State) {
   for_each_kernel([](Context& context) {
     for (const Dims& dims : {Dims{1, 1, 128, 48}, Dims{1, 1, 96, 16}, Dims{1, 1, 40, 24}}) {
-      for (const auto& [from, length] :
-           {std::pair(DType::kBF16, 1), std::pair(DType::kF32, 1), std::pair(DType::kBF16, 2)}) {
+      for (const auto& [tokens, from, length] :
+           {std::tuple(DType::kF32, DType::kBF16, 1), std::tuple(DType::kF32, DType::kF32, 1),
+            std::tuple(DType::kF32, DType::kBF16, 2), std::tuple(DType::kBF16, DType::kBF16, 1)}) {
         for (Tensor DeltaRuleData::*input :
              {&DeltaRuleData::k, &DeltaRuleData::v, &DeltaRuleData::g, &DeltaRuleData::beta}) {
-          Case c = decode_case(dims, DType::kF32, from);
+          Case c = decode_case(dims, tokens, from);
           c.final_state = DType::kBF16;
           c.gates = verify::Gates::kGiven;
           c.beta = verify::Beta::kGivenF32;
@@ -210,6 +218,33 @@ TEST(Decode, ANaNOfAnyBitsReachesABfloat16State) {
       }
     }
   });
+}
+
+// The norm of a row may be a factor of its sums: no step of that overflows where the result does
+// not. Beyond 1e18 a norm is zero in float32, which is not the reference's.
+TEST(Decode, LongAndShortKeysOfABfloat16State) {
+  for (int64_t K : {64, 128}) {
+    for (double length : {1e-30, 1e-4, 1e4, 1e15, 1e38}) {
+      DeltaRuleData data =
+          verify::make_delta_rule(decode_case({1, 2, K, 32}, DType::kBF16, DType::kBF16));
+      for (int64_t i = 0; i < data.k.size(); ++i) {
+        data.k.set(i, i % 3 == 0 ? -length : length);
+        data.q.set(i, i % 5 == 0 ? -length : length);
+      }
+      if (length < 1e18) {
+        expect(verify::Expected(data));
+        continue;
+      }
+      for_each_kernel([&](Context& context) {
+        const DeltaRuleData after = decoded(context, data, 1);
+        for (const Tensor* tensor : {&after.final_state, &after.out}) {
+          for (int64_t i = 0; i < tensor->size(); ++i) {
+            ASSERT_TRUE(std::isfinite(tensor->get(i))) << i;
+          }
+        }
+      });
+    }
+  }
 }
 
 }  // namespace
