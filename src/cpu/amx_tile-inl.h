@@ -20,8 +20,7 @@ constexpr TileWords kFullTiles = {16, 16, 16, 16, 16, 16, 16, 16};
 
 class Tiles {
  public:
-  HWY_INLINE Tiles() {}
-  HWY_INLINE explicit Tiles(const TileWords& words) : row_words_(words) {}
+  HWY_INLINE explicit Tiles(const TileWords& words = kFullTiles) : row_words_(words) {}
 
   template <int kT>
   HWY_INLINE void zero() {
@@ -59,7 +58,7 @@ class Tiles {
   }
 
  private:
-  TileWords row_words_ = kFullTiles;
+  TileWords row_words_;
   alignas(64) uint32_t words_[8][kTileRows][kTileWords] = {};
 };
 
@@ -71,8 +70,7 @@ class Tiles {
 // In asm, because the compiler's intrinsics (GCC 12's) do not say that they read and write memory.
 class Tiles {
  public:
-  HWY_INLINE Tiles() : Tiles(kFullTiles) {}
-  HWY_INLINE explicit Tiles(const TileWords& words) {
+  HWY_INLINE explicit Tiles(const TileWords& words = kFullTiles) {
     struct alignas(64) {
       uint8_t palette = 1, start_row = 0;
       uint8_t reserved[14] = {};

@@ -33,7 +33,7 @@ class DecodeHeads {
       store(exp(gdn::cpu::GDN_ISA::load(decay_ + i)), decay_ + i);
     for (int64_t head = first_qk; head <= last_qk; ++head) {
       const int64_t i = operand(head);
-      given_[i] = load_qk(problem_, sequence_, 0, head, q_.at(i), k_.at(i));
+      given_[i] = load_heads(problem_, sequence_, 0, head, q_.at(i), k_.at(i));
       kq_[i] = dot(k_.at(i), q_.at(i), padded(problem_.shape.K));
     }
   }

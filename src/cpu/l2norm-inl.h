@@ -1,26 +1,34 @@
-// The norm of q and k rows, for every kernel that needs one, and the l2norm operator.
+// Dot products of rows, the norm of q and k for every kernel that needs one, and the l2norm
+// operator.
 
 GDN_BEFORE_KERNELS()
 namespace gdn::cpu::GDN_ISA {
 
 // In float32, four vectors of partial sums: their order depends on n alone.
 template <class T>
-HWY_INLINE float sum_of_squares(const T* x, int64_t n) {
+HWY_INLINE float dot(const T* x, const T* y, int64_t n) {
   const F32 d;
   Vec sums[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
   int64_t i = 0;
   for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
     for (int part = 0; part < 4; ++part) {
-      const Vec y = load(x + i + part * kLanes);
-      sums[part] = hn::MulAdd(y, y, sums[part]);
+      const int64_t j = i + part * kLanes;
+      sums[part] = hn::MulAdd(load(x + j), load(y + j), sums[part]);
     }
   }
   for (int part = 0; i < n; i += kLanes, ++part) {
-    const Vec y = i + kLanes <= n ? load(x + i) : load_n(x + i, n - i);
-    sums[part] = hn::MulAdd(y, y, sums[part]);
+    const auto some = [&](const T* p) {
+      return i + kLanes <= n ? load(p + i) : load_n(p + i, n - i);
+    };
+    sums[part] = hn::MulAdd(some(x), some(y), sums[part]);
   }
   const Vec sum = hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3]));
   return hn::GetLane(hn::SumOfLanes(d, sum));
+}
+
+template <class T>
+HWY_INLINE float sum_of_squares(const T* x, int64_t n) {
+  return dot(x, x, n);
 }
 
 // 1 / sqrt(sum x^2 + eps).

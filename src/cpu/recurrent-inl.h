@@ -83,7 +83,7 @@ void recurrent_task(const DeltaRuleProblem& problem, const Split& split, const S
     for (int64_t t0 = 0; t0 < length; t0 += kTile) {
       const int64_t count = std::min(kTile, length - t0);
       const bool loaded = tile.load_qk(problem, sequence, task.head, t0, count);
-      if (loaded && t0 == 0) dots.prepare(0, tile.token(0, problem.scale), tile.given[0]);
+      if (loaded && t0 == 0) dots.prepare(0, tile.token(0, problem.scale), tile.first);
       tile.load_values(problem, sequence, head, t0, count, begin, end);
       for (int64_t column = begin; column < end; column += block) {
         const int64_t width = std::min(block, end - column);

@@ -167,9 +167,10 @@ class TileDots {
   // the norm. Where that could overflow before the other shrinks it, the norm's power of two is in
   // the column; and all of a norm that is zero or not finite, as no number but those is then left.
   static HWY_INLINE float load_column(const std::byte* row, float norm, __m512i (&words)[kSteps]) {
+    const bf16* const from = reinterpret_cast<const bf16*>(row);
     constexpr float kLeast = 0x1p-10f, kMost = std::numeric_limits<float>::max();
     if (norm >= kLeast && norm <= 1) {
-      for (int64_t s = 0; s < kSteps; ++s) words[s] = _mm512_loadu_si512(row + s * 64);
+      for (int64_t s = 0; s < kSteps; ++s) words[s] = _mm512_loadu_si512(from + s * kPairLanes);
       return norm;
     }
     float in_column = norm, factor = 1;
@@ -181,7 +182,7 @@ class TileDots {
     const Vec scale = hn::Set(F32(), in_column);
     for (int64_t s = 0; s < kSteps; ++s) {
       Vec even, odd;
-      load_pairs(reinterpret_cast<const bf16*>(row) + s * kPairLanes, even, odd);
+      load_pairs(from + s * kPairLanes, even, odd);
       words[s] = pairs_of_bf16(hn::Mul(even, scale), hn::Mul(odd, scale));
     }
     return factor;
@@ -306,6 +307,9 @@ class TileDots {
   // The products of 16 rows in parts, for other work to be done in between. A product has its rows
   // loaded two parts before: waiting for memory it keeps the processor from looking ahead at all.
   static constexpr int kWorkParts = kSteps + 3;
+  // Lines of a block's update from one part to the next.
+  static constexpr int kEvery = kSteps * kTileRows / (kWorkParts + 1);
+  static_assert((kWorkParts - 1) * kEvery < kSteps * kTileRows);
   template <int kPart>
   HWY_INLINE void do_part(const bf16* rows, float* sums) const {
     if constexpr (kPart == 0) tiles_.template zero<kSum>();
@@ -410,13 +414,11 @@ class TileDots {
       const float* const part = k_pairs + s() * kPairLanes;
       const PairUpdate update = {decay, load(part), load(part + kLanes)};
       for_each_index<kTileRows>([&](auto r) __attribute__((always_inline)) {
-        static_assert((kWorkParts - 1) * (kSteps * kTileRows / (kWorkParts + 1)) <
-                      kSteps * kTileRows);
-        constexpr int kLine = s() * kTileRows + r(), kEvery = kSteps * kTileRows / (kWorkParts + 1);
-        if constexpr (kProducts && kLine % kEvery == 0 && kLine / kEvery < kWorkParts) {
-          this->template do_part<kLine / kEvery>(next, next_sums);
+        constexpr int kNth = s() * kTileRows + r();
+        if constexpr (kProducts && kNth % kEvery == 0 && kNth / kEvery < kWorkParts) {
+          this->template do_part<kNth / kEvery>(next, next_sums);
         }
-        fetch.line(kLine);
+        fetch.line(kNth);
         constexpr int64_t kAt = r() * kK + s() * kPairLanes;
         update.line(p + kAt, q + kAt, u[r()]);
       });

@@ -30,23 +30,6 @@ class Carver {
   float* next_;
 };
 
-HWY_INLINE float dot(const float* a, const float* b, int64_t n) {
-  const F32 d;
-  Vec sums[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
-  int64_t i = 0;  // n is a multiple of 16; on the scalar target the sums are four chains
-  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
-    for (int part = 0; part < 4; ++part) {
-      const int64_t j = i + part * kLanes;
-      sums[part] = hn::MulAdd(load(a + j), load(b + j), sums[part]);
-    }
-  }
-  for (int part = 0; i < n; i += kLanes, ++part) {
-    sums[part] = hn::MulAdd(load(a + i), load(b + i), sums[part]);
-  }
-  const Vec sum = hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3]));
-  return hn::GetLane(hn::SumOfLanes(d, sum));
-}
-
 // What q and k of a token and head are made of: rows as they are in memory, and factors.
 struct GivenHead {
   const std::byte* q = nullptr;
@@ -81,8 +64,8 @@ HWY_INLINE float load_head(const Problem& problem, const TokenTensor& from,
 
 // q and k of a token and head.
 template <class Problem>
-HWY_INLINE GivenHead load_qk(const Problem& problem, const Sequence& sequence, int64_t t,
-                             int64_t head, float* q, float* k) {
+HWY_INLINE GivenHead load_heads(const Problem& problem, const Sequence& sequence, int64_t t,
+                                int64_t head, float* q, float* k) {
   GivenHead given = {problem.q.at(sequence, t, head), problem.k.at(sequence, t, head)};
   given.q_norm = load_head(problem, problem.q, sequence, t, head, q);
   given.k_norm = load_head(problem, problem.k, sequence, t, head, k);
@@ -132,7 +115,8 @@ class TokenTile {
     if (loaded_ == t0) return false;
     loaded_ = t0;
     for (int64_t i = 0; i < count; ++i) {
-      given[i] = gdn::cpu::GDN_ISA::load_qk(problem, sequence, t0 + i, head, q.at(i), k.at(i));
+      const GivenHead given = load_heads(problem, sequence, t0 + i, head, q.at(i), k.at(i));
+      if (i == 0) first = given;
       kq[i] = dot(k.at(i), q.at(i), padded(problem.shape.K));
     }
     return true;
@@ -165,7 +149,7 @@ class TokenTile {
   }
 
   Rows q, k, v, v_new, out;
-  GivenHead given[kTile];
+  GivenHead first;  // of the tile's first token
   alignas(64) float kq[kTile] = {};
   alignas(64) float g[kTile] = {};
   alignas(64) float decay[kTile] = {};
