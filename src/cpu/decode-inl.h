@@ -25,7 +25,8 @@ class DecodeHeads {
 
   // Value heads first .. first + count - 1 (count <= kMost), q/k heads first_qk .. last_qk. The
   // gates first: they are a long chain of operations, beside which the rows of q and k are taken.
-  void load(int64_t first, int64_t count, int64_t first_qk, int64_t last_qk) {
+  // rows: also as floats.
+  void load(int64_t first, int64_t count, int64_t first_qk, int64_t last_qk, bool rows) {
     first_ = first;
     first_qk_ = first_qk;
     load_gates_of_heads(problem_.gates, sequence_, first, count, decay_, beta_);
@@ -33,8 +34,8 @@ class DecodeHeads {
       store(exp(gdn::cpu::GDN_ISA::load(decay_ + i)), decay_ + i);
     for (int64_t head = first_qk; head <= last_qk; ++head) {
       const int64_t i = operand(head);
-      given_[i] = load_heads(problem_, sequence_, 0, head, q_.at(i), k_.at(i));
-      kq_[i] = dot(k_.at(i), q_.at(i), padded(problem_.shape.K));
+      given_[i] = given_head(problem_, sequence_, 0, head);
+      if (rows) kq_[i] = load_heads(problem_, given_[i], q_.at(i), k_.at(i));
     }
   }
   // Of a q/k head: its number among those that are loaded.
@@ -124,12 +125,13 @@ void decode(const DeltaRuleProblem& problem, const Split& split, const SplitTask
   std::byte* const to = problem.final_slot(n);
   const NextTasks next(problem, split, tasks);
   DecodeHeads heads(problem, sequence, carver);
+  const bool rows = dots.reads_rows(state, problem.final_state.dtype);
 
   HeadColumns columns[DecodeHeads::kMost];
   int64_t qk[DecodeHeads::kMost];  // their q/k heads
   int64_t count = 0;
   const auto run = [&](bool last) {
-    heads.load(columns[0].head, count, qk[0], qk[count - 1]);
+    heads.load(columns[0].head, count, qk[0], qk[count - 1], rows);
     for (int64_t i = 0; i < count; ++i) {
       if (i > 0 && qk[i] == qk[i - 1]) continue;
       dots.prepare(heads.operand(qk[i]), heads.token(qk[i], columns[i].head), heads.given(qk[i]));

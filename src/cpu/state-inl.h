@@ -87,6 +87,7 @@ constexpr int64_t kMostOperands = kTile;
 // (state_in_place-inl.h) and TileDots (state_tiles-inl.h) are the others; the latter says what the
 // arguments are.
 struct VectorDots {
+  static bool reads_rows(const StateShape&, DType) { return true; }
   void prepare(int64_t, const Token&, const GivenHead&) {}
   void step(const StateShape& shape, const StateBlock& from, const StateBlock& to,
             const Token& token, const TokenColumns& columns, int64_t width, int64_t, int64_t) {

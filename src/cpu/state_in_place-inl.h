@@ -71,6 +71,7 @@ HWY_NOINLINE void step_rows_in_place(float* rows, const Token& token, const Toke
 // Takes the steps: on float states in place, of the sizes that models have and of whole blocks, so;
 // on others as VectorDots does.
 struct InPlaceDots {
+  static bool reads_rows(const StateShape&, DType) { return true; }
   void prepare(int64_t, const Token&, const GivenHead&) {}
   void step(const StateShape& shape, const StateBlock& from, const StateBlock& to,
             const Token& token, const TokenColumns& columns, int64_t width, int64_t, int64_t) {

@@ -104,29 +104,17 @@ class TileDots {
         sums_(carver.take(padded(V) * kColumns)),
         other_sums_(carver.take(padded(V) * kColumns)) {}
 
+  // Whether steps on a state that goes to this dtype read q and k of their tokens as floats.
+  static bool reads_rows(const StateShape& shape, DType to) {
+    return kParts != 1 || to != DType::kBF16 || shape.V % kTileRows != 0;
+  }
+
   // k and q of the steps that name this operand.
   void prepare(int64_t operand, const Token& token, const GivenHead& given) {
-    uint32_t* const to = operands_ + operand * kOperandWords;
-    to_pair_order(token.k, kK, kK, k_pairs_ + operand * kK);
     if constexpr (kParts == 1) {
-      __m512i k[kSteps], q[kSteps];
-      factors_[operand] = {load_column(given.k, given.k_norm, k),
-                           load_column(given.q, given.q_norm, q)};
-      for (int64_t s = 0; s < kSteps; ++s) {
-        store_interleaved(k[s], q[s], to + s * kTileRows * kColumns);
-      }
+      prepare_given(operand, given);
     } else {
-      alignas(64) float q_pairs[kK];
-      to_pair_order(token.q, kK, kK, q_pairs);
-      for (int64_t s = 0; s < kSteps; ++s) {
-        const auto columns = [&](const float* pairs, uint32_t* first) {
-          __m512i parts[kFloatParts];
-          cut(load(pairs + s * kPairLanes), load(pairs + s * kPairLanes + kLanes), parts);
-          store_part_columns(parts, first + s * kTileRows * kColumns, kColumns);
-        };
-        columns(k_pairs_ + operand * kK, to);
-        columns(q_pairs, to + kPartColumns);
-      }
+      prepare_parts(operand, token);
     }
     if (loaded_ == operand) loaded_ = -1;
   }
@@ -157,10 +145,53 @@ class TileDots {
   static constexpr int64_t kOperandWords = kK / 2 * kColumns;
   static constexpr int64_t kRowBytes = kK * static_cast<int64_t>(sizeof(bf16));
 
-  // k and q are that many times what is in the columns.
+  // k and q are so many times what is in the columns, and their dot product.
   struct Factors {
-    float k = 1, q = 1;
+    float k = 1, q = 1, kq = 0;
   };
+
+  void prepare_parts(int64_t operand, const Token& token) {
+    uint32_t* const to = operands_ + operand * kOperandWords;
+    float* const k_pairs = k_pairs_ + operand * kK;
+    alignas(64) float q_pairs[kK];
+    to_pair_order(token.k, kK, kK, k_pairs);
+    to_pair_order(token.q, kK, kK, q_pairs);
+    for (int64_t s = 0; s < kSteps; ++s) {
+      const auto columns = [&](const float* pairs, uint32_t* first) {
+        __m512i parts[kFloatParts];
+        cut(load(pairs + s * kPairLanes), load(pairs + s * kPairLanes + kLanes), parts);
+        store_part_columns(parts, first + s * kTileRows * kColumns, kColumns);
+      };
+      columns(k_pairs, to);
+      columns(q_pairs, to + kPartColumns);
+    }
+    factors_[operand].kq = token.kq;
+  }
+
+  void prepare_given(int64_t operand, const GivenHead& given) {
+    const F32 d;
+    uint32_t* const to = operands_ + operand * kOperandWords;
+    float* const k_pairs = k_pairs_ + operand * kK;
+    Factors& factors = factors_[operand];
+    __m512i k[kSteps], q[kSteps];
+    factors.k = load_column(given.k, given.k_norm, k);
+    factors.q = load_column(given.q, given.q_norm, q);
+    const Vec k_norm = hn::Set(d, given.k_norm), q_norm = hn::Set(d, given.q_norm);
+    Vec even_sum = hn::Zero(d), odd_sum = hn::Zero(d);
+    for (int64_t s = 0; s < kSteps; ++s) {
+      store_interleaved(k[s], q[s], to + s * kTileRows * kColumns);
+      Vec k_even, k_odd, q_even, q_odd;
+      load_pairs(reinterpret_cast<const bf16*>(given.k) + s * kPairLanes, k_even, k_odd);
+      load_pairs(reinterpret_cast<const bf16*>(given.q) + s * kPairLanes, q_even, q_odd);
+      k_even = with_plain_nan(d, hn::Mul(k_norm, k_even));
+      k_odd = with_plain_nan(d, hn::Mul(k_norm, k_odd));
+      store(k_even, k_pairs + s * kPairLanes);
+      store(k_odd, k_pairs + s * kPairLanes + kLanes);
+      even_sum = hn::MulAdd(k_even, hn::Mul(q_norm, q_even), even_sum);
+      odd_sum = hn::MulAdd(k_odd, hn::Mul(q_norm, q_odd), odd_sum);
+    }
+    factors.kq = hn::GetLane(hn::SumOfLanes(d, hn::Add(even_sum, odd_sum)));
+  }
 
   // A row of bfloat16 as a column of words; returns what its sums are to be multiplied by, for the
   // row's norm. Of rows that are neither short nor very long the column is the row and the factor
@@ -235,7 +266,7 @@ class TileDots {
         : factor_k(with_plain_nan(F32(),
                                   finite(hn::Set(F32(), token.beta * (token.decay * factors.k))))),
           factor_q(hn::Set(F32(), token.decay * factors.q)),
-          kq(hn::Set(F32(), token.kq)),
+          kq(hn::Set(F32(), factors.kq)),
           scale(hn::Set(F32(), token.scale)) {}
 
     // sum(c): column c. The smaller parts first.

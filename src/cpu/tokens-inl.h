@@ -37,39 +37,46 @@ struct GivenHead {
   float q_norm = 1, k_norm = 1;
 };
 
-// K elements as floats, l2-normalised when asked, zeros up to padded(K). NaNs go through
-// with_plain_nan(): which of two an update takes is the compiler's choice, another in every loop.
-// Returns what the elements were multiplied by.
+// 1 / the l2 norm of a row, or 1 where it is not asked for.
 template <class Problem>
-HWY_INLINE float load_head(const Problem& problem, const TokenTensor& from,
-                           const Sequence& sequence, int64_t t, int64_t head, float* to) {
-  const int64_t K = problem.shape.K;
+HWY_INLINE float norm_of_head(const Problem& problem, const TokenTensor& from,
+                              const std::byte* row) {
   float norm = 1;
+  if (!problem.use_qk_l2norm) return norm;
   with_element(from.dtype, [&](auto element) {
-    using T = decltype(element);
-    const T* row = reinterpret_cast<const T*>(from.at(sequence, t, head));
-    if (problem.use_qk_l2norm) {
-      norm = inverse_norm(row, K, problem.l2norm_eps);
-      scale_row(row, K, norm, to);
-    } else {
-      load_row(row, K, to);
-    }
-    if constexpr (kStateTiesAway) {
-      for (int64_t i = 0; i < K; i += kLanes) store(with_plain_nan(F32(), load(to + i)), to + i);
-    }
+    norm = inverse_norm(reinterpret_cast<const decltype(element)*>(row), problem.shape.K,
+                        problem.l2norm_eps);
   });
-  std::fill(to + K, to + padded(K), 0.0f);
   return norm;
 }
 
-// q and k of a token and head.
 template <class Problem>
-HWY_INLINE GivenHead load_heads(const Problem& problem, const Sequence& sequence, int64_t t,
-                                int64_t head, float* q, float* k) {
-  GivenHead given = {problem.q.at(sequence, t, head), problem.k.at(sequence, t, head)};
-  given.q_norm = load_head(problem, problem.q, sequence, t, head, q);
-  given.k_norm = load_head(problem, problem.k, sequence, t, head, k);
-  return given;
+HWY_INLINE GivenHead given_head(const Problem& problem, const Sequence& sequence, int64_t t,
+                                int64_t head) {
+  const std::byte* const q = problem.q.at(sequence, t, head);
+  const std::byte* const k = problem.k.at(sequence, t, head);
+  return {q, k, norm_of_head(problem, problem.q, q), norm_of_head(problem, problem.k, k)};
+}
+
+// K elements times the row's norm as floats, zeros up to padded(K). NaNs go through
+// with_plain_nan(): which of two an update takes is the compiler's choice, another in every loop.
+HWY_INLINE void load_head(DType dtype, const std::byte* row, float norm, int64_t K, float* to) {
+  with_element(dtype, [&](auto element) {
+    scale_row(reinterpret_cast<const decltype(element)*>(row), K, norm, to);
+  });
+  if constexpr (kStateTiesAway) {
+    for (int64_t i = 0; i < K; i += kLanes) store(with_plain_nan(F32(), load(to + i)), to + i);
+  }
+  std::fill(to + K, to + padded(K), 0.0f);
+}
+
+// q and k of a token and head. Returns their dot product.
+template <class Problem>
+HWY_INLINE float load_heads(const Problem& problem, const GivenHead& given, float* q, float* k) {
+  const int64_t K = problem.shape.K;
+  load_head(problem.q.dtype, given.q, given.q_norm, K, q);
+  load_head(problem.k.dtype, given.k, given.k_norm, K, k);
+  return dot(k, q, padded(K));
 }
 
 // Columns [begin, end) of a value head.
@@ -115,9 +122,9 @@ class TokenTile {
     if (loaded_ == t0) return false;
     loaded_ = t0;
     for (int64_t i = 0; i < count; ++i) {
-      const GivenHead given = load_heads(problem, sequence, t0 + i, head, q.at(i), k.at(i));
+      const GivenHead given = given_head(problem, sequence, t0 + i, head);
       if (i == 0) first = given;
-      kq[i] = dot(k.at(i), q.at(i), padded(problem.shape.K));
+      kq[i] = load_heads(problem, given, q.at(i), k.at(i));
     }
     return true;
   }
