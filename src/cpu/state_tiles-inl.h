@@ -87,8 +87,8 @@ class TileDots {
  public:
   static constexpr int64_t kK = kSteps * kPairLanes;
 
-  static int64_t floats(int64_t V) {
-    return kMostOperands * (kOperandWords + kK) + 2 * padded(V) * kColumns;
+  static int64_t floats() {
+    return kMostOperands * (kOperandWords + kK) + 2 * kTileRows * kColumns;
   }
   static constexpr TileWords tile_words() {
     TileWords words = kFullTiles;
@@ -97,12 +97,12 @@ class TileDots {
     return words;
   }
 
-  TileDots(Tiles& tiles, int64_t V, Carver& carver)
+  TileDots(Tiles& tiles, Carver& carver)
       : tiles_(tiles),
         operands_(reinterpret_cast<uint32_t*>(carver.take(kMostOperands * kOperandWords))),
         k_pairs_(carver.take(kMostOperands * kK)),
-        sums_(carver.take(padded(V) * kColumns)),
-        other_sums_(carver.take(padded(V) * kColumns)) {}
+        sums_(carver.take(kTileRows * kColumns)),
+        next_sums_(carver.take(kTileRows * kColumns)) {}
 
   // Whether steps on a state that goes to this dtype read q and k of their tokens as floats.
   static bool reads_rows(const StateShape& shape, DType to) {
@@ -257,22 +257,22 @@ class TileDots {
     bool ended_;  // at_ is past the way's end, or the way has none
   };
 
-  // The gates of a step, as what its sums are multiplied by. v_new = beta (v - decay S k) is
-  // scaled_v - factor_k sum.
+  // The gates of a step, as what v and the step's sums are multiplied by: v_new = beta (v - decay
+  // S k), out = scale (decay S q + v_new k q).
   struct Gates {
-    Vec factor_k, factor_q, kq, scale;
+    Vec beta, factor_k, factor_q, kq, scale;
 
     HWY_INLINE Gates(const Token& token, const Factors& factors)
-        : factor_k(with_plain_nan(F32(),
-                                  finite(hn::Set(F32(), token.beta * (token.decay * factors.k))))),
+        : beta(hn::Set(F32(), token.beta)),
+          factor_k(finite(hn::Set(F32(), token.beta * (token.decay * factors.k)))),
           factor_q(hn::Set(F32(), token.decay * factors.q)),
           kq(hn::Set(F32(), factors.kq)),
           scale(hn::Set(F32(), token.scale)) {}
 
     // sum(c): column c. The smaller parts first.
     template <class Sum>
-    HWY_INLINE Vec v_new(Vec scaled_v, const Sum& sum) const {
-      Vec v = scaled_v;
+    HWY_INLINE Vec v_new(Vec v, const Sum& sum) const {
+      v = hn::Mul(beta, v);
       if constexpr (kParts != 1) {
         v = hn::NegMulAdd(factor_k, sum(kPartColumns - 1), v);
         v = hn::NegMulAdd(factor_k, sum(1), v);
@@ -293,27 +293,18 @@ class TileDots {
                   const TokenColumns& columns, int64_t width, int64_t operand,
                   int64_t next_operand) {
     const Gates gates(token, factors_[operand]);
-    if (!started_) start(operand, elements<bf16>(from), sums_);
+    if (!started_) start(operand, elements<bf16>(from));
     started_ = false;
-    // beta v, where v_new will be.
-    const Vec beta = hn::Set(F32(), token.beta);
-    for (int64_t i = 0; i < width; i += kLanes) {
-      store(with_plain_nan(F32(), hn::Mul(beta, load(columns.v + i))), columns.v_new + i);
-    }
-    const float* const k_pairs = k_pairs_ + operand * kK;
     if (to.data == from.data) {
-      step_in_pairs<false>(from, to, gates, token.decay, k_pairs, columns.v_new, width,
-                           next_operand);
+      step_in_pairs<false>(from, to, gates, token.decay, operand, columns, width, next_operand);
     } else if (to.data != nullptr && to.dtype == DType::kBF16) {
-      step_in_pairs<true>(from, to, gates, token.decay, k_pairs, columns.v_new, width,
-                          next_operand);
+      step_in_pairs<true>(from, to, gates, token.decay, operand, columns, width, next_operand);
     } else {
-      for (int64_t row = kTileRows; row < width; row += kTileRows) {
-        start(operand, elements<bf16>(from) + row * kK, sums_ + row * kColumns);
+      for (int64_t row = 0; row < width; row += kTileRows) {
+        if (row > 0) start(operand, elements<bf16>(from) + row * kK);
+        finish(gates, columns.after(row));
       }
     }
-    finish(gates, columns, width);
-    if (started_) std::swap(sums_, other_sums_);
     if (to.data == nullptr || to.dtype == DType::kBF16) return;
     with_element(to.dtype, [&](auto element) {
       update_rows<true>(elements<bf16>(from), from.stride, elements<decltype(element)>(to),
@@ -353,69 +344,60 @@ class TileDots {
     }
     if constexpr (kStep == kSteps) tiles_.template store<kSum>(sums, kColumns);
   }
-  // All of them at once.
-  void start(int64_t operand, const bf16* rows, float* sums) {
+  // All of them at once, of the rows that come first.
+  void start(int64_t operand, const bf16* rows) {
     use(operand);
     for_each_index<kWorkParts>([&](auto part) __attribute__((always_inline)) {
-      this->template do_part<part()>(rows, sums);
+      this->template do_part<part()>(rows, sums_);
     });
   }
 
-  // v_new and out of all rows, from their sums.
-  void finish(const Gates& gates, const TokenColumns& columns, int64_t width) const {
+  // v_new and out of 16 rows, from their sums.
+  HWY_INLINE void finish(const Gates& gates, const TokenColumns& columns) const {
     const F32 d;
-    for (int64_t i = 0; i < width; i += kLanes) {
-      const float* const sums = sums_ + i * kColumns;
-      Vec column[kColumns];
-      if constexpr (kParts == 1) {
-        hn::LoadInterleaved2(d, sums, column[0], column[1]);
-      } else {
-        Vec low[kPartColumns], high[kPartColumns];  // of k and q in turns
-        hn::LoadInterleaved4(d, sums, low[0], low[1], low[2], low[3]);
-        hn::LoadInterleaved4(d, sums + kPartColumns * kLanes, high[0], high[1], high[2], high[3]);
-        for (int c = 0; c < kPartColumns; ++c) {
-          column[c] = hn::ConcatEven(d, high[c], low[c]);
-          column[kPartColumns + c] = hn::ConcatOdd(d, high[c], low[c]);
-        }
+    Vec column[kColumns];
+    if constexpr (kParts == 1) {
+      hn::LoadInterleaved2(d, sums_, column[0], column[1]);
+    } else {
+      Vec low[kPartColumns], high[kPartColumns];  // of k and q in turns
+      hn::LoadInterleaved4(d, sums_, low[0], low[1], low[2], low[3]);
+      hn::LoadInterleaved4(d, sums_ + kPartColumns * kLanes, high[0], high[1], high[2], high[3]);
+      for (int c = 0; c < kPartColumns; ++c) {
+        column[c] = hn::ConcatEven(d, high[c], low[c]);
+        column[kPartColumns + c] = hn::ConcatOdd(d, high[c], low[c]);
       }
-      const auto sum = [&](int c) { return column[c]; };
-      const Vec v_new = gates.v_new(load(columns.v_new + i), sum);
-      store(v_new, columns.v_new + i);
-      store(gates.out(v_new, sum), columns.out + i);
     }
+    const auto sum = [&](int c) { return column[c]; };
+    const Vec v_new = gates.v_new(load(columns.v), sum);
+    store(v_new, columns.v_new);
+    store(gates.out(v_new, sum), columns.out);
   }
 
   template <bool kApart>
   HWY_NOINLINE void step_in_pairs(const StateBlock& from, const StateBlock& to, const Gates& gates,
-                                  float decay, const float* k_pairs, const float* scaled_v,
-                                  int64_t width, int64_t next_operand) {
+                                  float decay, int64_t operand, TokenColumns columns, int64_t width,
+                                  int64_t next_operand) {
     const Vec factor = with_plain_nan(F32(), hn::Set(F32(), decay));
     const Gates in_registers = gates;  // by reference gcc leaves them in memory
+    const float* const k_pairs = k_pairs_ + operand * kK;
     AheadInBlocks ahead({from.data + width * kRowBytes, from.next}, from.data);
     const bf16* p = elements<bf16>(from);
     const int64_t apart = kApart ? elements<bf16>(to) - p : 0;
     const bf16* const end = p + width * kK;
     const bool more = next_operand >= 0;
-    float* sums = sums_;
     while (p < end) {
       bf16* const q = const_cast<bf16*>(p) + apart;
       const bool last = end - p == kTileRows * kK;
-      float* next_sums = sums + kTileRows * kColumns;
-      if (last && more) {
-        use(next_operand);
-        next_sums = other_sums_;
-      }
+      if (last && more) use(next_operand);
       const FetchToL2<kApart> fetch = {ahead.block(),
                                        AheadInBlocks::floor(bytes_after(q, kStateToL2))};
       if (last && !more) {
-        update_block<false, kApart>(in_registers, factor, k_pairs, p, q, scaled_v, sums, next_sums,
-                                    fetch);
+        update_block<false, kApart>(in_registers, factor, k_pairs, p, q, columns, fetch);
       } else {
-        update_block<true, kApart>(in_registers, factor, k_pairs, p, q, scaled_v, sums, next_sums,
-                                   fetch);
+        update_block<true, kApart>(in_registers, factor, k_pairs, p, q, columns, fetch);
       }
-      scaled_v += kTileRows;
-      sums = next_sums;
+      columns = columns.after(kTileRows);
+      std::swap(sums_, next_sums_);
       p += kTileRows * kK;
       ahead.advance();
     }
@@ -428,17 +410,15 @@ class TileDots {
   // column of the next rows is loaded when one and a half to three others were stored since.
   template <bool kProducts, bool kApart>
   HWY_INLINE void update_block(const Gates gates, const Vec decay, const float* k_pairs,
-                               const bf16* p, bf16* q, const float* scaled_v, const float* sums,
-                               float* next_sums, FetchToL2<kApart> fetch) const {
+                               const bf16* p, bf16* q, const TokenColumns& columns,
+                               FetchToL2<kApart> fetch) const {
     asm volatile("" : "+r"(fetch.read));  // no pointer for every line
     if constexpr (kApart) asm volatile("" : "+r"(fetch.written));
     const F32 d;
+    finish(gates, columns);
     Vec u[kTileRows];
     for_each_index<kTileRows>([&](auto r) __attribute__((always_inline)) {
-      u[r()] = gates.v_new(
-          hn::Set(d, scaled_v[r()]), [&](int c) __attribute__((always_inline)) {
-            return hn::Set(d, sums[r() * kColumns + c]);
-          });
+      u[r()] = hn::Set(d, columns.v_new[r()]);
     });
     const bf16* const next = p + kTileRows * kK;
     for_each_index<kSteps>([&](auto s) __attribute__((always_inline)) {
@@ -447,7 +427,7 @@ class TileDots {
       for_each_index<kTileRows>([&](auto r) __attribute__((always_inline)) {
         constexpr int kNth = s() * kTileRows + r();
         if constexpr (kProducts && kNth % kEvery == 0 && kNth / kEvery < kWorkParts) {
-          this->template do_part<kNth / kEvery>(next, next_sums);
+          this->template do_part<kNth / kEvery>(next, next_sums_);
         }
         fetch.line(kNth);
         constexpr int64_t kAt = r() * kK + s() * kPairLanes;
@@ -460,8 +440,8 @@ class TileDots {
   uint32_t* operands_;  // [K / 2][kColumns] pairs each
   float* k_pairs_;      // k of each operand in pair order
   Factors factors_[kMostOperands];
-  float* sums_;           // [V][kColumns]
-  float* other_sums_;     // the same of the next head
+  float* sums_;           // [16][kColumns] of the rows that come first
+  float* next_sums_;      // of the rows behind them
   int64_t loaded_ = -1;   // the operand that is in the tiles
   bool started_ = false;  // the first rows have their sums
 };
@@ -476,8 +456,7 @@ HWY_INLINE void with_tile_steps(const StateShape& state, const Body& body) {
 inline int64_t dots_floats(const StateShape& state) {
   int64_t floats = 0;
   with_tile_steps(state, [&](auto steps) {
-    floats = std::max(TileDots<steps(), 1>::floats(state.V),
-                      TileDots<steps(), kFloatParts>::floats(state.V));
+    floats = std::max(TileDots<steps(), 1>::floats(), TileDots<steps(), kFloatParts>::floats());
   });
   return floats;
 }
@@ -490,7 +469,7 @@ HWY_INLINE void with_dots(const DeltaRuleProblem& problem, const StateShape& sta
   const auto with_tiles = [&](auto steps, auto parts) {
     using Dots = TileDots<steps(), parts()>;
     Tiles tiles(Dots::tile_words());
-    Dots dots(tiles, state.V, carver);
+    Dots dots(tiles, carver);
     body(dots);
     done = true;
   };
