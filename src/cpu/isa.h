@@ -6,9 +6,10 @@
 //   GDN_ISA_FEATURES  further compiler features, ",avx512bf16" say; may be empty
 //   GDN_ISA_HAS_BF16_DOT  where bfloat16 dot products exist (bf16_dot-inl.h)
 //   GDN_ISA_STATE_TO_L2   where decode asks the second-level cache for states early
-//                         (state_rows-inl.h, state_tiles-inl.h): how many bytes ahead
+//                         (state_rows-inl.h, -_tiles-, -_walk-): how many bytes ahead
 //   GDN_ISA_STATE_TIES_AWAY  where decode rounds bfloat16 states by integers (pairs-inl.h)
 //   GDN_ISA_HAS_STATE_TILES  where decode of bfloat16 states is on tiles (state_tiles-inl.h)
+//   GDN_ISA_WALKS_STATES  where decode walks states row by row (state_walk-inl.h)
 #pragma once
 
 #define HWY_BASELINE_TARGETS GDN_HWY_TARGET

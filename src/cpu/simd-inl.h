@@ -14,6 +14,15 @@ using F32 = hn::ScalableTag<float>;
 using Vec = hn::Vec<F32>;
 constexpr int kLanes = static_cast<int>(hn::MaxLanes(F32()));
 
+// Calls body(std::integral_constant<int, i>()) for i from 0 to kCount - 1.
+template <int kCount, int kFirst = 0, class Body>
+HWY_INLINE void for_each_index(const Body& body) {
+  if constexpr (kFirst < kCount) {
+    body(std::integral_constant<int, kFirst>());
+    for_each_index<kCount, kFirst + 1>(body);
+  }
+}
+
 // Element types of tensors in memory.
 using bf16 = hwy::bfloat16_t;
 using f16 = hwy::float16_t;

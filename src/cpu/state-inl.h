@@ -94,7 +94,7 @@ struct VectorDots {
     gdn::cpu::GDN_ISA::step(shape, from, to, token, columns, width);
   }
 };
-#if !defined(GDN_ISA_HAS_STATE_TILES)
+#if !defined(GDN_ISA_HAS_STATE_TILES) && !defined(GDN_ISA_WALKS_STATES)
 inline int64_t dots_floats(const StateShape&) { return 0; }
 // Calls body(dots) with what takes the steps of a problem.
 template <class Body>

@@ -9,15 +9,6 @@
 GDN_BEFORE_KERNELS()
 namespace gdn::cpu::GDN_ISA {
 
-// Calls body(std::integral_constant<int, i>()) for i from 0 to kCount - 1.
-template <int kCount, int kFirst = 0, class Body>
-HWY_INLINE void for_each_index(const Body& body) {
-  if constexpr (kFirst < kCount) {
-    body(std::integral_constant<int, kFirst>());
-    for_each_index<kCount, kFirst + 1>(body);
-  }
-}
-
 // Parts that a float is cut into. A vector has four columns, of which the third is zero.
 constexpr int kFloatParts = 3, kPartColumns = 4;
 
@@ -145,11 +136,6 @@ class TileDots {
   static constexpr int64_t kOperandWords = kK / 2 * kColumns;
   static constexpr int64_t kRowBytes = kK * static_cast<int64_t>(sizeof(bf16));
 
-  // k and q are so many times what is in the columns, and their dot product.
-  struct Factors {
-    float k = 1, q = 1, kq = 0;
-  };
-
   void prepare_parts(int64_t operand, const Token& token) {
     uint32_t* const to = operands_ + operand * kOperandWords;
     float* const k_pairs = k_pairs_ + operand * kK;
@@ -169,54 +155,12 @@ class TileDots {
   }
 
   void prepare_given(int64_t operand, const GivenHead& given) {
-    const F32 d;
-    uint32_t* const to = operands_ + operand * kOperandWords;
-    float* const k_pairs = k_pairs_ + operand * kK;
-    Factors& factors = factors_[operand];
     __m512i k[kSteps], q[kSteps];
-    factors.k = load_column(given.k, given.k_norm, k);
-    factors.q = load_column(given.q, given.q_norm, q);
-    const Vec k_norm = hn::Set(d, given.k_norm), q_norm = hn::Set(d, given.q_norm);
-    Vec even_sum = hn::Zero(d), odd_sum = hn::Zero(d);
+    factors_[operand] = load_given(given, k, q, k_pairs_ + operand * kK);
+    uint32_t* const to = operands_ + operand * kOperandWords;
     for (int64_t s = 0; s < kSteps; ++s) {
       store_interleaved(k[s], q[s], to + s * kTileRows * kColumns);
-      Vec k_even, k_odd, q_even, q_odd;
-      load_pairs(reinterpret_cast<const bf16*>(given.k) + s * kPairLanes, k_even, k_odd);
-      load_pairs(reinterpret_cast<const bf16*>(given.q) + s * kPairLanes, q_even, q_odd);
-      k_even = with_plain_nan(d, hn::Mul(k_norm, k_even));
-      k_odd = with_plain_nan(d, hn::Mul(k_norm, k_odd));
-      store(k_even, k_pairs + s * kPairLanes);
-      store(k_odd, k_pairs + s * kPairLanes + kLanes);
-      even_sum = hn::MulAdd(k_even, hn::Mul(q_norm, q_even), even_sum);
-      odd_sum = hn::MulAdd(k_odd, hn::Mul(q_norm, q_odd), odd_sum);
     }
-    factors.kq = hn::GetLane(hn::SumOfLanes(d, hn::Add(even_sum, odd_sum)));
-  }
-
-  // A row of bfloat16 as a column of words; returns what its sums are to be multiplied by, for the
-  // row's norm. Of rows that are neither short nor very long the column is the row and the factor
-  // the norm. Where that could overflow before the other shrinks it, the norm's power of two is in
-  // the column; and all of a norm that is zero or not finite, as no number but those is then left.
-  static HWY_INLINE float load_column(const std::byte* row, float norm, __m512i (&words)[kSteps]) {
-    const bf16* const from = reinterpret_cast<const bf16*>(row);
-    constexpr float kLeast = 0x1p-10f, kMost = std::numeric_limits<float>::max();
-    if (norm >= kLeast && norm <= 1) {
-      for (int64_t s = 0; s < kSteps; ++s) words[s] = _mm512_loadu_si512(from + s * kPairLanes);
-      return norm;
-    }
-    float in_column = norm, factor = 1;
-    if (norm > 0 && norm <= kMost) {
-      int exponent = 0;
-      factor = std::frexp(norm, &exponent);
-      in_column = std::ldexp(1.0f, exponent);
-    }
-    const Vec scale = hn::Set(F32(), in_column);
-    for (int64_t s = 0; s < kSteps; ++s) {
-      Vec even, odd;
-      load_pairs(from + s * kPairLanes, even, odd);
-      words[s] = pairs_of_bf16(hn::Mul(even, scale), hn::Mul(odd, scale));
-    }
-    return factor;
   }
 
   // What is fetched while a block of 16 rows is updated: as much as a block, kStateToL2 ahead on
@@ -262,7 +206,7 @@ class TileDots {
   struct Gates {
     Vec beta, factor_k, factor_q, kq, scale;
 
-    HWY_INLINE Gates(const Token& token, const Factors& factors)
+    HWY_INLINE Gates(const Token& token, const GivenFactors& factors)
         : beta(hn::Set(F32(), token.beta)),
           factor_k(finite(hn::Set(F32(), token.beta * (token.decay * factors.k)))),
           factor_q(hn::Set(F32(), token.decay * factors.q)),
@@ -380,7 +324,8 @@ class TileDots {
     const Vec factor = with_plain_nan(F32(), hn::Set(F32(), decay));
     const Gates in_registers = gates;  // by reference gcc leaves them in memory
     const float* const k_pairs = k_pairs_ + operand * kK;
-    AheadInBlocks ahead({from.data + width * kRowBytes, from.next}, from.data);
+    const Way way = {from.data + width * kRowBytes, from.next};
+    AheadInBlocks ahead(way, from.data);
     const bf16* p = elements<bf16>(from);
     const int64_t apart = kApart ? elements<bf16>(to) - p : 0;
     const bf16* const end = p + width * kK;
@@ -391,10 +336,11 @@ class TileDots {
       if (last && more) use(next_operand);
       const FetchToL2<kApart> fetch = {ahead.block(),
                                        AheadInBlocks::floor(bytes_after(q, kStateToL2))};
+      const std::byte* const to_l1 = bytes_after(p, way.ahead(p, kStateToL1));
       if (last && !more) {
-        update_block<false, kApart>(in_registers, factor, k_pairs, p, q, columns, fetch);
+        update_block<false, kApart>(in_registers, factor, k_pairs, p, q, columns, fetch, to_l1);
       } else {
-        update_block<true, kApart>(in_registers, factor, k_pairs, p, q, columns, fetch);
+        update_block<true, kApart>(in_registers, factor, k_pairs, p, q, columns, fetch, to_l1);
       }
       columns = columns.after(kTileRows);
       std::swap(sums_, next_sums_);
@@ -411,8 +357,8 @@ class TileDots {
   template <bool kProducts, bool kApart>
   HWY_INLINE void update_block(const Gates gates, const Vec decay, const float* k_pairs,
                                const bf16* p, bf16* q, const TokenColumns& columns,
-                               FetchToL2<kApart> fetch) const {
-    asm volatile("" : "+r"(fetch.read));  // no pointer for every line
+                               FetchToL2<kApart> fetch, const std::byte* to_l1) const {
+    asm volatile("" : "+r"(fetch.read), "+r"(to_l1));  // no pointer for every line
     if constexpr (kApart) asm volatile("" : "+r"(fetch.written));
     const F32 d;
     finish(gates, columns);
@@ -430,6 +376,7 @@ class TileDots {
           this->template do_part<kNth / kEvery>(next, next_sums_);
         }
         fetch.line(kNth);
+        __builtin_prefetch(to_l1 + kNth * fetch.kLine);
         constexpr int64_t kAt = r() * kK + s() * kPairLanes;
         update.line(p + kAt, q + kAt, u[r()]);
       });
@@ -439,7 +386,7 @@ class TileDots {
   Tiles& tiles_;
   uint32_t* operands_;  // [K / 2][kColumns] pairs each
   float* k_pairs_;      // k of each operand in pair order
-  Factors factors_[kMostOperands];
+  GivenFactors factors_[kMostOperands];
   float* sums_;           // [16][kColumns] of the rows that come first
   float* next_sums_;      // of the rows behind them
   int64_t loaded_ = -1;   // the operand that is in the tiles

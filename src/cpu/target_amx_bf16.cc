@@ -64,6 +64,8 @@
 //
 #include "cpu/state_in_place-inl.h"
 //
+#include "cpu/given_rows-inl.h"
+//
 #include "cpu/state_tiles-inl.h"
 //
 #include "cpu/decode-inl.h"

@@ -9,6 +9,7 @@ const Kernels& scalar_kernels();
 const Kernels& avx2_kernels();
 const Kernels& avx512_kernels();
 const Kernels& avx512_bf16_kernels();
+const Kernels& avx512_zen4_kernels();
 const Kernels& amx_bf16_kernels();
 #elif defined(__aarch64__)
 const Kernels& neon_kernels();
