@@ -201,7 +201,7 @@ void run_tasks(Executor* executor, int64_t count, const Body& body) {
 
 const ComputeProbe* fp32_probe(std::string_view kernel) {
 #if defined(__x86_64__)
-  if (kernel == "avx512" || kernel == "avx512_bf16" || kernel == "amx_bf16") return &kAvx512;
+  if (kernel.starts_with("avx512") || kernel == "amx_bf16") return &kAvx512;
   if (kernel == "avx2") return &kAvx2;
   if (kernel == "scalar") return &kBaseline;
 #elif defined(__aarch64__)
@@ -213,7 +213,7 @@ const ComputeProbe* fp32_probe(std::string_view kernel) {
 
 const ComputeProbe* bf16_probe(std::string_view kernel) {
 #if defined(__x86_64__)
-  if (kernel == "avx512_bf16") return &kAvx512Bf16;
+  if (kernel == "avx512_bf16" || kernel == "avx512_zen4") return &kAvx512Bf16;
 #if !defined(GDN_EMULATE_AMX)
   if (kernel == "amx_bf16") return &kAmxBf16;
 #endif

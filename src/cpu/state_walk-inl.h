@@ -103,6 +103,7 @@ class Bf16Rows {
       }
       if constexpr (kUpdate) {
         __builtin_prefetch(bytes_after(from + kAt, to_l2), 0, 2);
+        asm volatile("");  // or gcc has a row's four at once
         PairUpdate{decay_, even_k_[s()], odd_k_[s()]}.line(from + kAt, to + kAt, u);
       }
     });
@@ -127,8 +128,8 @@ HWY_INLINE void walk_rows(const Rows& rows, const Element* ahead, Vec (&with_k)[
   });
 }
 
-// Takes the steps: on states of Rows' element whose rows lie one behind another by walking; on
-// others, of the same problem's, as VectorDots does.
+// Takes the steps: on states that have Rows' element before and after by walking, on others of the
+// same problem as VectorDots does.
 template <class Rows>
 class WalkDots {
  public:
@@ -139,7 +140,7 @@ class WalkDots {
 
   // As those of TileDots.
   static bool reads_rows(const StateShape& shape, DType to) {
-    return Rows::kReadsRows || to != dtype_of<Element> || !walks(shape.V);
+    return Rows::kReadsRows || to != dtype_of<Element> || !walks(shape);
   }
   void prepare(int64_t operand, const Token& token, const GivenHead& given) {
     factors_[operand] = Rows::prepare(token, given, operands_ + operand * Rows::kOperandFloats);
@@ -147,10 +148,8 @@ class WalkDots {
   void step(const StateShape& shape, const StateBlock& from, const StateBlock& to,
             const Token& token, const TokenColumns& columns, int64_t width, int64_t operand,
             int64_t) {
-    const auto is_ours = [](const StateBlock& block) {
-      return block.data != nullptr && block.dtype == dtype_of<Element> && block.stride == kK;
-    };
-    if (is_ours(from) && is_ours(to) && walks(width)) {
+    const bool stays = to.data == nullptr || to.dtype == dtype_of<Element>;
+    if (walks(shape) && from.dtype == dtype_of<Element> && stays) {
       return walk(reinterpret_cast<const Element*>(from.data), reinterpret_cast<Element*>(to.data),
                   token, columns, width, operand, way_of(from, width));
     }
@@ -159,10 +158,12 @@ class WalkDots {
 
  private:
   static constexpr int64_t kK = Rows::kElements;
-  // Rows from those that are updated to those that have their dot products.
+  // From the rows that are updated to those that have their dot products.
   static constexpr int64_t kAhead = kWalkBytes / (kK * static_cast<int64_t>(sizeof(Element)));
 
-  static bool walks(int64_t width) { return width % kWalkRows == 0 && width >= kAhead; }
+  // Any range of columns then has whole groups of rows: which arithmetic a column gets must not
+  // depend on the range.
+  static bool walks(const StateShape& shape) { return shape.V % kWalkRows == 0; }
 
   HWY_NOINLINE void walk(const Element* from, Element* to, const Token& token,
                          const TokenColumns& columns, int64_t width, int64_t operand,
@@ -177,16 +178,18 @@ class WalkDots {
       const Quad dot_q = hn::Mul(hn::Set(F32x4(), factors.q), sums_of_lanes(with_q));
       finish_columns(F32x4(), gates, dot_k, dot_q, columns.after(row));
     };
-    for (int64_t row = 0; row < kAhead; row += kWalkRows) {
+    const int64_t ahead = to == nullptr ? width : std::min(width, kAhead);
+    for (int64_t row = 0; row < ahead; row += kWalkRows) {
       walk_rows<true, false>(rows, from + row * kK, with_k, with_q, from, to, columns.v_new, 0);
       finish(row);
     }
+    if (to == nullptr) return;
     int64_t row = 0;
-    for (; row + kAhead < width; row += kWalkRows) {
+    for (; row + ahead < width; row += kWalkRows) {
       const Element* const p = from + row * kK;
-      walk_rows<true, true>(rows, p + kAhead * kK, with_k, with_q, p, to + row * kK,
+      walk_rows<true, true>(rows, p + ahead * kK, with_k, with_q, p, to + row * kK,
                             columns.v_new + row, way.ahead(p, kStateToL2));
-      finish(row + kAhead);
+      finish(row + ahead);
     }
     for (; row < width; row += kWalkRows) {
       const Element* const p = from + row * kK;

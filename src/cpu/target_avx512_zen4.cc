@@ -5,7 +5,7 @@
 #define GDN_HWY_TARGET HWY_AVX3
 #define GDN_ISA_FEATURES ",avx512bf16"
 #define GDN_ISA_HAS_BF16_DOT
-#define GDN_ISA_STATE_TO_L2 8192
+#define GDN_ISA_STATE_TO_L2 12288
 #define GDN_ISA_WALKS_STATES
 #include "cpu/isa.h"
 // After isa.h.
