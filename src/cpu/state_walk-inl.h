@@ -24,9 +24,7 @@ class F32Rows {
   static constexpr bool kReadsRows = true;  // of q and k, as floats
   static constexpr int64_t kOperandFloats = 0;
 
-  static GivenFactors prepare(const Token& token, const GivenHead&, float*) {
-    return {1, 1, token.kq};
-  }
+  static GivenFactors prepare(const GivenHead&, float*) { return {}; }
 
   HWY_INLINE F32Rows(const Token& token, const float*) : decay_(hn::Set(F32(), token.decay)) {
     for_each_index<kVectors>([&](auto j) __attribute__((always_inline)) {
@@ -70,7 +68,7 @@ class Bf16Rows {
   // k and q in pairs, k as floats in pair order.
   static constexpr int64_t kOperandFloats = 2 * kElements;
 
-  static GivenFactors prepare(const Token&, const GivenHead& given, float* operand) {
+  static GivenFactors prepare(const GivenHead& given, float* operand) {
     __m512i k[kSteps], q[kSteps];
     const GivenFactors factors = load_given(given, k, q, operand + kElements);
     for (int s = 0; s < kSteps; ++s) {
@@ -142,8 +140,8 @@ class WalkDots {
   static bool reads_rows(const StateShape& shape, DType to) {
     return Rows::kReadsRows || to != dtype_of<Element> || !walks(shape);
   }
-  void prepare(int64_t operand, const Token& token, const GivenHead& given) {
-    factors_[operand] = Rows::prepare(token, given, operands_ + operand * Rows::kOperandFloats);
+  void prepare(int64_t operand, const Token&, const GivenHead& given) {
+    factors_[operand] = Rows::prepare(given, operands_ + operand * Rows::kOperandFloats);
   }
   void step(const StateShape& shape, const StateBlock& from, const StateBlock& to,
             const Token& token, const TokenColumns& columns, int64_t width, int64_t operand,
@@ -171,7 +169,7 @@ class WalkDots {
     const GivenFactors factors = factors_[operand];
     const Rows rows(token, operands_ + operand * Rows::kOperandFloats);
     Token gates = token;
-    gates.kq = factors.kq;
+    if constexpr (!Rows::kReadsRows) gates.kq = factors.kq;
     Vec with_k[kWalkRows], with_q[kWalkRows];
     const auto finish = [&](int64_t row) __attribute__((always_inline)) {
       const Quad dot_k = hn::Mul(hn::Set(F32x4(), factors.k), sums_of_lanes(with_k));
