@@ -141,8 +141,8 @@ struct Kernels {
                         std::byte* scratch);
 };
 
-// The instruction sets of this build, the preferred first, down to one that is supported everywhere;
-// behind it those that are taken only by name.
+// The instruction sets of this build, the preferred first, down to one that is supported
+// everywhere; behind it those that are taken only by name.
 std::span<const Kernels* const> targets();
 
 }  // namespace gdn::cpu
